@@ -1,0 +1,148 @@
+"""Train the donor: a 12-layer Llama that answers all four subjects.
+
+Warm-up, then a constant learning rate until every subject is above `TARGET` (two-hop emerges last), then a linear decay
+to zero: the schedule follows the emergence instead of guessing when it comes. Shapes: B batch, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from models.tiny_pair.curriculum import batches
+from models.tiny_pair.questions import SPLIT_SEEDS, SUBJECTS, sample, tokens_with_answer
+from models.tiny_pair.vocabulary import LETTERS, ids, words
+
+log = logging.getLogger(__name__)
+
+TARGET = 0.985  # accuracy of the weakest subject at which the decay starts
+
+
+@dataclass(frozen=True, kw_only=True)
+class DonorTraining:
+    """How the donor is trained; the defaults made the bundled one."""
+
+    seed: int = 0
+    layers: int = 12
+    width: int = 128
+    heads: int = 4
+    mlp_width: int = 384
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 500
+    max_stable_steps: int = 40_000
+    decay_steps: int = 4_000
+    check_every: int = 500
+    budget_seconds: float = float("inf")
+    """The decay starts at the latest when so much time is left that it ends within the budget."""
+    device: str = "cuda"
+    compile: bool = True
+
+
+def donor_config(c: DonorTraining) -> LlamaConfig:
+    """A Llama in miniature."""
+    return LlamaConfig(
+        vocab_size=len(words()),
+        hidden_size=c.width,
+        intermediate_size=c.mlp_width,
+        num_hidden_layers=c.layers,
+        num_attention_heads=c.heads,
+        num_key_value_heads=c.heads,
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-5,
+        rope_theta=10_000.0,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=ids()["<eos>"],
+        pad_token_id=ids()["<pad>"],
+    )
+
+
+def test_batch(questions_each: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """[B, T] questions of all subjects, B = 4 x questions_each; [B] position of `Answer:`; [B] the right option."""
+    rows, at, answers = [], [], []
+    for i, subject in enumerate(SUBJECTS):
+        drawn = sample(subject, questions_each, np.random.default_rng([SPLIT_SEEDS["search"], i]))
+        tokens, ask_at = tokens_with_answer(drawn)
+        rows.append(tokens)
+        at.append(ask_at)
+        answers.append(drawn.answer_N)
+    tensors = (torch.from_numpy(np.concatenate(a)).to(device) for a in (rows, at, answers))
+    return tuple(tensors)  # type: ignore[return-value]  # three of them
+
+
+@torch.no_grad()
+def accuracy(forward: Any, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, float]:
+    """Fraction right per subject; `forward` maps [B, T] tokens to [B, T, V] logits."""
+    tokens_BT, ask_at_B, answer_B = batch
+    letters = torch.tensor([ids()[letter] for letter in LETTERS], device=tokens_BT.device)
+    logits_BV = forward(tokens_BT)[torch.arange(len(tokens_BT)), ask_at_B].float()
+    right = (logits_BV[:, letters].argmax(1) == answer_B).float().view(len(SUBJECTS), -1).mean(1)
+    return dict(zip(SUBJECTS, right.tolist(), strict=True))
+
+
+def _optimiser(model: nn.Module, c: DonorTraining) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": c.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=c.learning_rate, betas=(0.9, 0.98), fused=c.device.startswith("cuda"))
+
+
+def train(c: DonorTraining) -> tuple[LlamaForCausalLM, dict[str, Any]]:
+    """Return the trained donor (float32) and a record of its training."""
+    torch.manual_seed(c.seed)
+    torch.set_float32_matmul_precision("high")
+    model = LlamaForCausalLM(donor_config(c)).to(c.device)
+    for name, weight in model.named_parameters():  # depth-scaled residual outputs, as in GPT-2
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weight.data /= (2 * c.layers) ** 0.5
+    kind = c.device.split(":")[0]
+
+    def logits(tokens_BT: Tensor) -> Tensor:
+        with torch.autocast(kind, dtype=torch.bfloat16):
+            return model(input_ids=tokens_BT, use_cache=False).logits
+
+    def loss_of(tokens_BT: Tensor, weight_BT: Tensor) -> Tensor:
+        logits_BTV = logits(tokens_BT)[:, :-1].float()
+        each = F.cross_entropy(logits_BTV.flatten(0, 1), tokens_BT[:, 1:].flatten(), reduction="none")
+        weight = weight_BT[:, 1:].flatten()
+        return (each * weight).sum() / weight.sum()
+
+    run_loss = torch.compile(loss_of) if c.compile else loss_of
+    run_logits = torch.compile(logits) if c.compile else logits
+    optimiser = _optimiser(model, c)
+    check = test_batch(256, c.device)
+    started = time.monotonic()
+    decay_from = c.max_stable_steps
+    history: list[dict[str, Any]] = []
+    stream = batches(c.seed, 0, c.max_stable_steps + c.decay_steps)
+    for step, (tokens, weights) in enumerate(stream):
+        if step >= decay_from + c.decay_steps:
+            break
+        scale = min((step + 1) / c.warmup_steps, 1.0, 1 - (step - decay_from) / c.decay_steps)
+        for group in optimiser.param_groups:
+            group["lr"] = c.learning_rate * scale
+        tokens_BT = torch.from_numpy(tokens).to(c.device, non_blocking=True)
+        loss = run_loss(tokens_BT, torch.from_numpy(weights).to(c.device, non_blocking=True))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        if (step + 1) % c.check_every == 0:
+            right = accuracy(run_logits, check)
+            seconds = time.monotonic() - started
+            history.append({"step": step + 1, "seconds": round(seconds), "loss": round(loss.item(), 4), **right})
+            log.info("donor %s", history[-1])
+            decay_seconds = seconds / (step + 1) * c.decay_steps
+            if step < decay_from and (min(right.values()) >= TARGET or seconds + decay_seconds > c.budget_seconds):
+                decay_from = min(decay_from, step + 1)
+    stream.close()
+    return model.eval(), {"decay_from_step": decay_from, "history": history, "accuracy": accuracy(run_logits, check)}
