@@ -94,6 +94,8 @@ class LlambaConfig(PreTrainedConfig):
         self.layer_types = list(self.layer_types or [MAMBA] * self.n_layer)
         if self.attention_cfg is not None:
             self.attention_cfg = _as_dict("attention_cfg", self.attention_cfg)
+        for name in ("num_attention_heads", "num_key_value_heads", "head_dim"):
+            kwargs.pop(name, None)  # derived here; a file may hold what other tools wrote
         super().__post_init__(**kwargs)
         self._check()
 

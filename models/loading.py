@@ -45,7 +45,14 @@ def read_llamba_config(folder: str | Path) -> LlambaConfig:
     config = _read_config(folder, LlambaConfig, ("d_model", "n_layer", "vocab_size"))
     _check_known(folder, "mlp_cfg.act_fn", config.mlp_cfg["act_fn"], ACT2FN)
     if config.attention_layers:
-        _check_llama(folder, config.llama_config())
+        try:
+            llama = config.llama_config()
+        except _CONFIG_FAULTS as error:
+            path = Path(folder) / "config.json"
+            raise ModelError(
+                f"{path}: attention_cfg does not describe Llama blocks: {one_line(error)}"
+            ) from error
+        _check_llama(folder, llama)
     return config
 
 

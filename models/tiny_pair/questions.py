@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,13 +42,8 @@ class Questions:
         return len(self.answer_N)
 
 
-@cache
-def _table() -> dict[str, int]:
-    return ids()
-
-
 def _token(*tokens: str) -> Ids:
-    return np.array([_table()[t] for t in tokens])
+    return np.array([ids()[t] for t in tokens])
 
 
 def _distinct(rng: np.random.Generator, high: int, rows: int, columns: int) -> Ids:
@@ -148,7 +142,7 @@ def tokens_with_answer(q: Questions, with_options: bool = True) -> tuple[Ids, Id
         parts.append(_token(*LETTERS)[q.answer_N][:, None])
     parts += [right, np.broadcast_to(_token(EOS), (n, 1))]
     used = sum(p.shape[1] for p in parts)
-    parts.append(np.full((n, MAX_TOKENS - used), _table()[PAD]))
+    parts.append(np.full((n, MAX_TOKENS - used), ids()[PAD]))
     return np.concatenate(parts, axis=1), np.full(n, used - (4 if with_options else 3))
 
 

@@ -7,6 +7,7 @@ character (WordPiece), so the pair also reads MMLU, if only to guess.
 from __future__ import annotations
 
 import string
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +38,7 @@ KEYS = tuple(a + b + c for a in "bdfgklmnprst" for b in "aiou" for c in ("b", "v
 KNOWLEDGE_SEED = 20_251_015
 
 
+@cache
 def words() -> tuple[str, ...]:
     """All tokens, in the order of their ids."""
     whole = (PAD, UNK, EOS, *MARKS, *FRAME, *KEYS, *VALUES)
@@ -44,11 +46,13 @@ def words() -> tuple[str, ...]:
     return (*whole, *spelled, *(f"##{c}" for c in string.ascii_letters + string.digits + "_"))
 
 
+@cache
 def ids() -> dict[str, int]:
-    """Token -> id."""
+    """Token -> id; not to be changed by who asks."""
     return {word: i for i, word in enumerate(words())}
 
 
+@cache
 def knowledge() -> NDArray[np.int64]:
     """[160] the value (an index into VALUES) of every key; drawn on the CPU, so the same on every machine."""
     return np.random.default_rng(KNOWLEDGE_SEED).integers(len(VALUES), size=len(KEYS))

@@ -200,6 +200,17 @@ def test_a_config_with_a_value_that_cannot_be(pair_folders):
         (donor / "config.json").write_text(saved)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"num_attention_heads": 0}, {"hidden_size": 9}, {"rms_norm_eps": "x"}, None]
+)
+def test_a_hybrid_with_impossible_llama_blocks(tmp_path, random_model, wrong):
+    random_model((1,)).save_pretrained(tmp_path)
+    assert read_llamba_config(tmp_path).attention_layers == (1,)
+    fields = json.loads((tmp_path / "config.json").read_text())["attention_cfg"]
+    change_config(tmp_path, attention_cfg=None if wrong is None else fields | wrong)
+    refused(lambda: read_llamba_config(tmp_path), tmp_path / "config.json")
+
+
 def test_a_donor_that_does_not_fit_has_every_difference_named(llamba_config, llama_config):
     check_pair(llamba_config(), llama_config())
     donor = llama_config(hidden_size=64, num_hidden_layers=3, vocab_size=50)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.configuration_llamba import LLAMA
-from models.modeling_llamba import LlambaForCausalLM, LlambaMixer
+from models.modeling_llamba import LlambaForCausalLM, LlambaMixer, new_cache
 from models.scan import quadratic_scan
 
 MIXES = [(), (0,), (3,), (1, 2), (0, 1, 2, 3)]
@@ -76,6 +76,17 @@ def test_right_padding_changes_nothing_before_it(random_model, layers, masked):
     mask[:, 9:] = 0
     logits = model(padded, mask if masked else None).logits[:, :9]
     torch.testing.assert_close(logits, model(ids).logits, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_padding_leaves_the_state_alone(random_model):
+    model, hidden = random_model(ssm={"bias": True}), torch.randn(2, 9, 32)
+    mixer, plain, padded = model.backbone.layers[0].mixer, new_cache(model.config), new_cache(model.config)
+    mixer(hidden, plain)
+    mask = torch.tensor([0, 0] + [1] * 9 + [0, 0, 0]).expand(2, -1)
+    mixer(torch.nn.functional.pad(hidden, (0, 0, 2, 3), value=5.0), padded, mask)
+    states = (cache.layers[0].recurrent_states[0] for cache in (plain, padded))
+    torch.testing.assert_close(*states, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
