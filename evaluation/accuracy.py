@@ -1,0 +1,115 @@
+"""Accuracy of layer sets, or of one finished model, per subject and group; weighed by size as lm-eval weighs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from evaluation.engine import Engine, default_batch_tokens
+from evaluation.errors import EvaluationError
+from evaluation.judge import judge
+from evaluation.plan import make_plan, read_off
+from evaluation.questions import QuestionSet
+from evaluation.walk import distinct
+from genetic_algorithm import Answers, LayerSet, Score
+from genetic_algorithm.evaluator import limit_questions
+from models.modeling_llamba import LlambaForCausalLM
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Scores of one layer set."""
+
+    total: Score
+    subjects: Mapping[str, Score]
+    groups: Mapping[str, Score]
+
+
+def evaluate_sets(engine: Engine, sets: Iterable[LayerSet], limit: int | None) -> dict[LayerSet, Accuracy]:
+    """Score every set on the first `limit` questions of each subject (None: all), in the order given."""
+    sets = distinct(sets)
+    asked = limit_questions(engine.subjects, limit)
+    answers = dict(engine.answers(sets, asked))
+    return {layers: _accuracy(engine.questions, answers[layers], asked, _part(limit)) for layers in sets}
+
+
+@torch.inference_mode()
+def evaluate_model(
+    model: LlambaForCausalLM, questions: QuestionSet, limit: int | None, *, batch_tokens: int | None = None
+) -> Accuracy:
+    """As `evaluate_sets`, of a finished model such as a checkpoint read from disk."""
+    asked = limit_questions(questions.subjects_Q, limit)
+    plan = make_plan(
+        questions,
+        asked,
+        batch_tokens=batch_tokens or default_batch_tokens(model.device),
+        vocab_size=model.config.vocab_size,
+        device=model.device,
+    )
+    scores = torch.zeros(plan.gold_QC.size, dtype=torch.float64, device=model.device)
+    for batch in plan.batches:
+        hidden_BTD = model.backbone(input_ids=batch.tokens_BT, use_cache=False).last_hidden_state
+        read_off(batch, hidden_BTD, lambda normed_PD: model.project(normed_PD).float(), scores)
+    scores_QC = scores.view(plan.gold_QC.shape).cpu().numpy()
+    if np.isnan(scores_QC).any():
+        raise EvaluationError("the model gives scores that are not numbers; check its weights or try another dtype")
+    scores_QC[plan.absent_QC] = -np.inf
+    return _accuracy(questions, judge(scores_QC, plan.gold_QC, plan.absent_QC, None), asked, _part(limit))
+
+
+def accuracy_report(accuracies: Mapping[LayerSet, Accuracy]) -> str:
+    """A table with a line for each group and subject and a column for each set: percent and standard error."""
+    first, *_ = accuracies.values()
+    rows = [["", "questions", *map(str, accuracies)]]
+    rows.append(_row("total", [accuracy.total for accuracy in accuracies.values()]))
+    rows += [_row(name, [accuracy.groups[name] for accuracy in accuracies.values()]) for name in first.groups]
+    rows += [
+        _row(f"  {name}", [accuracy.subjects[name] for accuracy in accuracies.values()])
+        for name in first.subjects
+    ]
+    return _aligned(rows)
+
+
+def _accuracy(questions: QuestionSet, answers: Answers, asked: NDArray[np.int64], part: str) -> Accuracy:
+    names = questions.subject_names
+    subjects = questions.subjects_Q[asked]
+    size = np.bincount(subjects, minlength=len(names))
+    right = np.bincount(subjects, weights=answers.correct, minlength=len(names)).astype(np.int64)
+
+    def score(members: Sequence[str]) -> Score:
+        at = [names.index(name) for name in members]
+        return Score(correct=int(right[at].sum()), asked=int(size[at].sum()), part=part)
+
+    return Accuracy(
+        total=score(names),
+        subjects={name: score([name]) for name in names},
+        groups={name: score(below) for name, below in questions.groups.items()},
+    )
+
+
+def _part(limit: int | None) -> str:
+    return "all" if limit is None else f"limit {limit}"
+
+
+def _row(name: str, scores: Sequence[Score]) -> list[str]:
+    return [name, str(scores[0].asked), *map(_percent, scores)]
+
+
+def _percent(score: Score) -> str:
+    return f"{100 * score.accuracy:.2f} ± {100 * score.standard_error:.2f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)

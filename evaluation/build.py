@@ -1,0 +1,127 @@
+"""Puts an engine together from a configuration: questions first, because they fail fastest, then the models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoTokenizer
+
+from evaluation.config import EvalConfig
+from evaluation.engine import Engine
+from evaluation.errors import EvaluationError
+from evaluation.question_cache import cached_questions
+from evaluation.questions import QuestionSet, resolve_max_length
+from evaluation.tasks import TaskSource
+from models.hybrid import HybridPair
+from models.loading import fingerprint, read_llamba_config
+from models.pairs import PAIRS, Pair, get_pair
+
+Locate = Callable[[Pair, Literal["base", "donor"]], Path]
+"""Finds the local folder of one of a pair's models; `model_preparation.sources.locate` may download it."""
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def build_evaluator(config: EvalConfig, *, max_limit: int | None, locate: Locate | None = None) -> Engine:
+    """An engine with the first `max_limit` questions of each subject (None: all) and both models loaded.
+
+    Args:
+        config: What to evaluate, and where.
+        max_limit: Most questions of a subject that will ever be asked.
+        locate: Finds the models of a pair from a hub; without it only pairs of local folders can be built.
+
+    Raises:
+        EvaluationError: for tasks, questions or a device that cannot be had.
+        ModelError: for an unknown pair, or weights that are missing, damaged or of another shape.
+    """
+    device = usable_device(config.device)
+    pair = get_pair(config.pair)
+    locate = locate or _local_folder
+    base = locate(pair, "base")
+    donor = config.layers_dir or locate(pair, "donor")
+    tokenizer = load_tokenizer(base, donor)
+    questions = load_questions(config, tokenizer, read_llamba_config(base), max_limit=max_limit)
+    source = {"layers_dir": donor} if config.layers_dir else {"donor_dir": donor}
+    models = HybridPair.load(base, **source, dtype=getattr(torch, config.dtype), device=device)
+    about = {
+        # Local folders are known by their weights alone: their names change when they are moved.
+        "pair": pair.name if pair.name in PAIRS else "local folders",
+        "base": fingerprint(base),
+        "donor": fingerprint(donor),
+        "tasks": list(task_source(config).names),
+    }
+    return Engine(models, questions, batch_tokens=config.batch_tokens, about=about)
+
+
+def task_source(config: EvalConfig) -> TaskSource:
+    """Where the questions of a configuration come from: its tasks, else MMLU's folder, else the pair's own."""
+    pair = get_pair(config.pair)
+    names = config.tasks or (("mmlu",) if config.mmlu_dir else pair.tasks)
+    return TaskSource(
+        names, task_dir=pair.task_dir, mmlu_dir=config.mmlu_dir, num_fewshot=config.num_fewshot
+    )
+
+
+def load_questions(
+    config: EvalConfig, tokenizer: Any, model_config: Any, *, max_limit: int | None
+) -> QuestionSet:
+    """The questions of a configuration, from the cache where it has them.
+
+    Args:
+        config: Which tasks, shots and order.
+        tokenizer: Of the models.
+        model_config: transformers configuration of the model, for its longest text.
+        max_limit: Questions per subject; None for all.
+    """
+    return cached_questions(
+        task_source(config),
+        tokenizer,
+        max_length=resolve_max_length(model_config, tokenizer),
+        order=config.question_order,
+        limit=max_limit,
+        cache_dir=config.cache_dir,
+    )
+
+
+def load_tokenizer(*folders: Path) -> Any:
+    """The tokenizer of the first folder that has one.
+
+    Raises:
+        EvaluationError: if none has, or it cannot be read.
+    """
+    for folder in folders:
+        if any((folder / name).is_file() for name in _TOKENIZER_FILES):
+            try:
+                return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            except (OSError, ValueError, KeyError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise EvaluationError(f"the tokenizer in {folder} cannot be read: {reason}; copy it again") from error
+    listed = " nor ".join(map(str, folders))
+    raise EvaluationError(f"no tokenizer in {listed}; copy the donor's tokenizer files into the base's folder")
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name, once it is known to be there.
+
+    Raises:
+        EvaluationError: if this machine lacks it.
+    """
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            has = f"has CUDA devices 0 to {count - 1}" if count else "has no CUDA device"
+            raise EvaluationError(f"device {name} is not there: this machine {has}; give another, or cpu")
+    return device
+
+
+def _local_folder(pair: Pair, role: Literal["base", "donor"]) -> Path:
+    if not pair.is_local:
+        raise EvaluationError(
+            f"the models of pair {pair.name} come from a hub; download them first, "
+            "or give --pair BASE_FOLDER:DONOR_FOLDER"
+        )
+    return Path(pair.base if role == "base" else pair.donor)

@@ -1,0 +1,70 @@
+"""What shapes an evaluation, as one frozen object; nothing here loads torch or looks at the machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from evaluation.errors import EvaluationError
+
+QuestionOrder = Literal["shuffled", "dataset"]
+DType = Literal["float32", "bfloat16"]
+
+
+def default_cache_dir() -> Path:
+    """Folder of tokenised questions: $GA_CACHE_DIR, else a folder under ~/.cache."""
+    given = os.environ.get("GA_CACHE_DIR")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "ga_layer_search"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Which models answer which questions, and where.
+
+    Raises:
+        EvaluationError: naming the value that does not fit.
+    """
+
+    pair: str = "tiny"
+    """Base and donor: a name in the zoo of pairs."""
+    tasks: tuple[str, ...] = ()
+    """lm-eval tasks or groups of multiple-choice questions; empty for the pair's own."""
+    mmlu_dir: Path | None = None
+    """Local copy of the hub dataset `cais/mmlu`, read instead of the hub; needs `tasks` out of MMLU."""
+    question_order: QuestionOrder = "shuffled"
+    """Within each subject: a fixed permutation, or the dataset's own order, in which lm-eval's --limit counts."""
+    num_fewshot: int | None = None
+    """Solved examples before each question; None for what the task says, else 0. As in lm-eval, a task that
+    says 0 itself keeps it."""
+    device: str = "cpu"
+    """`cpu` or `cuda:N`, N counted within CUDA_VISIBLE_DEVICES."""
+    dtype: DType = "float32"
+    """Of weights and activations."""
+    batch_tokens: int | None = None
+    """Most tokens in one forward pass, padding included; None for what suits the device."""
+    layers_dir: Path | None = None
+    """Folder of extracted donor layers (layer_00 ...), read instead of the donor's checkpoint."""
+    cache_dir: Path = field(default_factory=default_cache_dir)
+    """Where tokenised questions are kept; safe to delete."""
+
+    def __post_init__(self) -> None:
+        _check_choice("question order", self.question_order, get_args(QuestionOrder))
+        _check_choice("dtype", self.dtype, get_args(DType))
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise EvaluationError(f"device {self.device!r} is unknown; give cpu or cuda:N, such as cuda:0")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise EvaluationError(f"--batch-tokens {self.batch_tokens} is below 1; give thousands, such as 4096")
+        if self.num_fewshot is not None and self.num_fewshot < 0:
+            raise EvaluationError(f"{self.num_fewshot} few-shot examples make no sense; give 0 or more")
+        repeated = sorted({name for name in self.tasks if self.tasks.count(name) > 1})
+        if repeated or "" in self.tasks:
+            named = f"task {repeated[0]!r} is named twice" if repeated else "a task's name is empty"
+            raise EvaluationError(f"{named} in {','.join(self.tasks)!r}; name each task once")
+
+
+def _check_choice(what: str, given: str, allowed: tuple[str, ...]) -> None:
+    if given not in allowed:
+        raise EvaluationError(f"{what} {given!r} is unknown; give {' or '.join(allowed)}")

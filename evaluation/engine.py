@@ -1,0 +1,273 @@
+"""Answers questions for layer sets: questions outside, the tree of layer sets inside.
+
+Every batch of questions is embedded once and walked through by all layer sets of the request, which share the
+layers below which they agree (see walk.py). Logits are computed only at the positions that choices are read off.
+
+Suffixes: S layer sets, Q asked questions, C choices, B rows of a batch, T tokens, D model width, P positions read,
+V vocabulary, M targets.
+"""
+
+from __future__ import annotations
+
+import platform
+import resource
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evaluation.errors import EvaluationError
+from evaluation.judge import judge, log_softmax
+from evaluation.plan import Plan, make_plan, read_off
+from evaluation.questions import QuestionSet
+from evaluation.walk import distinct, walk
+from genetic_algorithm import Answers, LayerSet
+from models.hybrid import HybridPair
+
+BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+"""Tokens of a batch where none are asked for; see benchmarks/ for how they were found."""
+
+_VERSIONS = ("torch", "transformers", "tokenizers", "lm_eval")
+
+
+class Engine:
+    """An Evaluator that runs the models of a pair on its own device."""
+
+    def __init__(
+        self,
+        pair: HybridPair,
+        questions: QuestionSet,
+        *,
+        batch_tokens: int | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Take a loaded pair and the questions; nothing runs yet.
+
+        Args:
+            pair: The models.
+            questions: All questions that can be asked.
+            batch_tokens: Most tokens in one forward pass; None for what suits the device.
+            about: What else shapes an answer (names and fingerprints of the weights), for `fingerprint`.
+        """
+        self.pair = pair
+        self.questions = questions
+        self.batch_tokens = batch_tokens or default_batch_tokens(pair.device)
+        self._about = dict(about or {})
+        self._layers = _CountedLayers(pair)
+        self._donor_QC = np.full(questions.gold_QC.shape, np.nan)
+        self._donor_known_Q = np.zeros(len(questions), dtype=np.bool_)
+        self._seconds_per_question: float | None = None
+
+    @property
+    def num_layers(self) -> int:
+        """Depth of base and donor."""
+        return self.pair.depth
+
+    @property
+    def num_questions(self) -> int:
+        """How many questions there are in all."""
+        return len(self.questions)
+
+    @property
+    def subjects(self) -> NDArray[np.int64]:
+        """Subject of each question, an index into `subject_names`."""
+        return self.questions.subjects_Q
+
+    @property
+    def subject_names(self) -> tuple[str, ...]:
+        """lm-eval's name of each subject."""
+        return self.questions.subject_names
+
+    @property
+    def layer_calls(self) -> int:
+        """Layers run so far for `answers`, one for each batch of questions; the donor's own pass apart."""
+        return self._layers.calls
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that shapes an answer, as JSON values; rounding by batch size or threads left out."""
+        return {
+            **self._about,
+            "dtype": str(self.pair.dtype).removeprefix("torch."),
+            "device": self.pair.device.type,
+            "subjects": list(self.subject_names),
+            **self.questions.about,
+            "num_questions": self.num_questions,
+            "questions": self.questions.digest,
+            "versions": {name: metadata.version(name) for name in _VERSIONS},
+        }
+
+    @property
+    def seconds_per_question(self) -> float:
+        """Seconds for one question of one set that shares nothing, timed on the base at first use."""
+        if self._seconds_per_question is None:
+            lengths = self.questions.lengths_R[self.questions.first_row_Q1[:-1]]
+            count = min(self.num_questions, max(8, int(self.batch_tokens / lengths.mean())))
+            picked = np.linspace(0, self.num_questions - 1, count).astype(np.int64)
+            plan = self._make_plan(np.unique(picked))
+            times = []
+            for _ in range(3):  # the first warms up
+                began = time.perf_counter()
+                self._scores([LayerSet(())], plan, self.pair)
+                times.append(time.perf_counter() - began)
+            self._seconds_per_question = min(times[1:]) / len(np.unique(picked))
+        return self._seconds_per_question
+
+    def describe(self) -> dict[str, Any]:
+        """Where and on what the engine runs, for a person to read; memory is measured by running a batch."""
+        device = self.pair.device
+        cuda = device.type == "cuda"
+        self.seconds_per_question  # noqa: B018 - runs a full batch, whose memory is then known
+        peak_bytes = torch.cuda.max_memory_allocated(device) if cuda else _peak_resident_bytes()
+        return {
+            "device": str(device),
+            "device_name": torch.cuda.get_device_name(device) if cuda else _processor_name(),
+            "threads": torch.get_num_threads(),
+            "peak_memory_gib": round(peak_bytes / 2**30, 2),
+            "dtype": str(self.pair.dtype).removeprefix("torch."),
+            "batch_tokens": self.batch_tokens,
+            "layers": self.num_layers,
+            "questions": self.num_questions,
+            "subjects": len(self.subject_names),
+            "tokens": len(self.questions.tokens_N),
+        }
+
+    def answers(
+        self, batch: Sequence[LayerSet], questions: NDArray[np.int64]
+    ) -> Iterator[tuple[LayerSet, Answers]]:
+        """Yield each distinct set of `batch` with its answers to `questions` (indices).
+
+        All sets walk through one batch of questions before the next begins, so all are ready together.
+
+        Raises:
+            EvaluationError: for a layer or question out of range; when the device's memory is too small; after
+                all other sets, when a set gives scores that are not numbers.
+        """
+        sets = self._checked(batch)
+        asked = self._checked_questions(questions)
+        if not sets or not len(asked):
+            empty = np.zeros(0, dtype=np.float32)
+            yield from ((layers, Answers(empty.astype(np.bool_), empty, empty)) for layers in sets)
+            return
+        plan = self._make_plan(asked)
+        donor_QC = self._donor_log_probs(asked)
+        scores_SQC = self._scores(sets, plan, self._layers)
+        broken = []
+        for layers, scores_QC in zip(sets, scores_SQC, strict=True):
+            if np.isnan(scores_QC).any():
+                broken.append(str(layers))
+            else:
+                yield layers, judge(scores_QC, plan.gold_QC, plan.absent_QC, donor_QC)
+        if broken:
+            raise EvaluationError(
+                f"layers {', '.join(broken)} give scores that are not numbers; "
+                "check the weights, or try another --dtype"
+            )
+
+    def log_probs(self, layers: LayerSet, questions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Log-probabilities of the choices as lm-eval gives them, [Q, C] in nats; -inf where there is no choice."""
+        asked = self._checked_questions(questions)
+        return self._scores(self._checked([layers]), self._make_plan(asked, log_probs=True), self.pair)[0]
+
+    def _checked(self, batch: Sequence[LayerSet]) -> list[LayerSet]:
+        sets = distinct(batch)
+        for layers in sets:
+            if layers.indices and layers.indices[-1] >= self.num_layers:
+                raise EvaluationError(
+                    f"layer {layers.indices[-1]} of {layers} is out of range; "
+                    f"the model's layers are 0 to {self.num_layers - 1}"
+                )
+        return sets
+
+    def _checked_questions(self, questions: NDArray[np.int64]) -> NDArray[np.int64]:
+        asked = np.asarray(questions, dtype=np.int64)
+        if len(asked) and not 0 <= asked.min() <= asked.max() < self.num_questions:
+            raise EvaluationError(
+                f"questions {asked.min()} to {asked.max()} are asked; there are 0 to {self.num_questions - 1}"
+            )
+        return asked
+
+    def _make_plan(self, asked: NDArray[np.int64], *, log_probs: bool = False) -> Plan:
+        return make_plan(
+            self.questions,
+            asked,
+            batch_tokens=self.batch_tokens,
+            vocab_size=self.pair.model.config.vocab_size,
+            device=self.pair.device,
+            log_probs=log_probs,
+        )
+
+    def _donor_log_probs(self, asked: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The donor's normalised log-probabilities of the choices, [Q, C]; asked once for each question."""
+        unknown = np.unique(asked[~self._donor_known_Q[asked]])
+        if len(unknown):
+            everything = LayerSet(tuple(range(self.num_layers)))
+            scores_QC = self._scores([everything], self._make_plan(unknown), self.pair)[0]
+            if np.isnan(scores_QC).any():
+                raise EvaluationError("the donor gives scores that are not numbers; check its weights and --dtype")
+            self._donor_QC[unknown] = log_softmax(scores_QC)
+            self._donor_known_Q[unknown] = True
+        return self._donor_QC[asked]
+
+    @torch.inference_mode()
+    def _scores(self, sets: Sequence[LayerSet], plan: Plan, layers: Any) -> NDArray[np.float64]:
+        """Scores that rank the choices, [S, Q, C]: summed log-probabilities, or logits where those rank alike."""
+        questions, choices = plan.absent_QC.shape
+        index = {layer_set: i for i, layer_set in enumerate(sets)}
+        scores = torch.zeros(len(sets), questions * choices, dtype=torch.float64, device=self.pair.device)
+        try:
+            for batch in plan.batches:
+                for layer_set, h_BTD in walk(layers, self.pair.embed(batch.tokens_BT), sets):
+                    read_off(batch, h_BTD, self.pair.logits, scores[index[layer_set]])
+                    # Or the walk would hold one activation more than it needs while it computes the next.
+                    del h_BTD
+        except torch.OutOfMemoryError as error:
+            raise EvaluationError(
+                f"out of memory on {self.pair.device} with {self.batch_tokens} tokens at a time; "
+                f"give --batch-tokens {max(1, self.batch_tokens // 2)}"
+            ) from error
+        scores_SQC = scores.view(len(sets), questions, choices).cpu().numpy()
+        scores_SQC[:, plan.absent_QC] = -np.inf
+        return scores_SQC
+
+
+def default_batch_tokens(device: torch.device) -> int:
+    """Tokens of a batch that suit the device."""
+    return BATCH_TOKENS.get(device.type, BATCH_TOKENS["cuda"])
+
+
+def _peak_resident_bytes() -> int:
+    """Most memory this process has had; Linux counts it in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+class _CountedLayers:
+    """A pair's layers, counting how often one is run."""
+
+    def __init__(self, pair: HybridPair) -> None:
+        self._pair = pair
+        self.depth = pair.depth
+        self.calls = 0
+
+    def base(self, i: int, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self._pair.base(i, x)
+
+    def donor(self, i: int, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self._pair.donor(i, x)

@@ -1,0 +1,70 @@
+"""How every command of the project ends: one clear line instead of a traceback, and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def run_tool(
+    name: str, main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None
+) -> int:
+    """Run `main(argv)` and return the exit code.
+
+    2: the user gave something that cannot be (a ModelError, SearchError or EvaluationError, or what argparse
+    refuses); 1: the machine refused (OSError; a full disk is named as such); 130: interrupted. Each prints
+    `name: error: <one line>` on stderr. A programming error keeps its traceback, and with GA_DEBUG=1 in the
+    environment so does every error.
+    """
+    from evaluation.errors import EvaluationError
+    from genetic_algorithm.errors import SearchError
+    from models.errors import ModelError
+
+    debug = os.environ.get("GA_DEBUG") == "1"
+    try:
+        return main(argv)
+    except SystemExit as stop:  # argparse has printed its line
+        if isinstance(stop.code, str):
+            print(f"{name}: error: {_one_line(stop.code)}", file=sys.stderr)
+            return 1
+        return stop.code or 0
+    except (ModelError, SearchError, EvaluationError) as error:
+        if debug:
+            raise
+        print(f"{name}: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print(
+            f"{name}: stopped; files that were complete are kept. Give the same command again to go on.",
+            file=sys.stderr,
+        )
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if debug:
+            raise
+        print(f"{name}: error: {describe_os_error(error)}", file=sys.stderr)
+        return 1
+
+
+def describe_os_error(error: OSError) -> str:
+    """One line that names the file and, for a full disk, the next step."""
+    if error.errno in _FULL:
+        where = f" for {error.filename}" if error.filename else ""
+        return (
+            f"the disk is full{where} ({os.strerror(error.errno or 0)}); free some space or choose another "
+            "folder, then give the same command again: finished work is kept"
+        )
+    return _one_line(error)
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,356 @@
+"""Finds lm-eval's task objects by name: those of a task folder, lm-eval's own, or MMLU from a local folder.
+
+Prompts, few-shot examples, splits and gold answers stay those of lm-eval: nothing is rendered here.
+Importing lm-eval takes a second and starting its TaskManager on all its tasks five to nine, so both happen only
+when tasks are loaded, and only as much of the TaskManager as the names need.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import yaml
+
+from evaluation.errors import EvaluationError
+
+log = logging.getLogger(__name__)
+
+MMLU = "cais/mmlu"
+# What `lm_eval` itself seeds with, so that tasks which draw at random draw the same.
+_PYTHON_SEED, _OTHER_SEED = 0, 1234
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """Where the tasks of a run come from."""
+
+    names: tuple[str, ...]
+    """Tasks or groups."""
+    task_dir: Path | None = None
+    """Folder of task files, looked through before lm-eval's own tasks."""
+    mmlu_dir: Path | None = None
+    """Local copy of the hub dataset `cais/mmlu`."""
+    num_fewshot: int | None = None
+    """Solved examples before each question; None for what each task says."""
+
+    def fingerprint(self) -> dict[str, Any] | None:
+        """All that shapes the tasks, known from files alone; None where the tasks must be loaded to know it."""
+        common = {"tasks": list(self.names), "num_fewshot": self.num_fewshot, "lm_eval": lm_eval_version()}
+        if self.mmlu_dir is not None:
+            check_mmlu_dir(self.mmlu_dir)
+            data = [*self.mmlu_dir.glob("*.md"), *self.mmlu_dir.glob("*/*.parquet")]
+            # The hub's training split, 47 MB of it, is no part of any question.
+            data = [file for file in data if file.parent.name != "auxiliary_train"]
+            prompts = list(_mmlu_task_dir().rglob("*yaml"))
+            return common | {
+                "mmlu": hash_files(self.mmlu_dir, data),
+                "prompts": hash_files(_mmlu_task_dir(), prompts),
+            }
+        if self.task_dir is not None and set(self.names) <= _names_in(self.task_dir):
+            files = [file for file in self.task_dir.rglob("*") if file.is_file() and file.suffix != ".pyc"]
+            if _reads_only_its_folder(files):
+                return common | {"task_dir": hash_files(self.task_dir, files)}
+        return None
+
+
+@dataclass(frozen=True)
+class LoadedTasks:
+    """Task objects of lm-eval, ready to render."""
+
+    tasks: Mapping[str, Any]
+    """Subjects by name, in lm-eval's order."""
+    groups: Mapping[str, tuple[str, ...]]
+    """Each group asked for, or within one, with all subjects below it."""
+    manager: Any
+    """The TaskManager they came from."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Configuration and data of every task, for sources without a fingerprint of their own."""
+        return {name: _task_fingerprint(task) for name, task in self.tasks.items()}
+
+
+def lm_eval_version() -> str:
+    """The installed version, read without importing lm-eval."""
+    return metadata.version("lm_eval")
+
+
+def load_tasks(source: TaskSource) -> LoadedTasks:
+    """Load every task that `source` names, groups and tags spread out into their subjects.
+
+    Raises:
+        EvaluationError: for an unknown name (with the nearest known ones), a task that is not multiple choice or
+            that scores answers in its own way, a folder that is not MMLU, questions that cannot be loaded.
+    """
+    with _as_lm_eval_seeds(), _quiet_datasets():
+        if source.mmlu_dir is not None:
+            loaded = _load_mmlu(source.names, source.mmlu_dir)
+        else:
+            manager = _manager_for(source)
+            _check_output_types(manager, source.names)
+            loaded = _load(manager, list(source.names), hint=_hint(source, manager))
+        for name, task in loaded.tasks.items():
+            _check_scorable(name, task.OUTPUT_TYPE, vars(task.config))
+            _set_fewshot(name, task, source.num_fewshot)
+        return loaded
+
+
+def unknown_task(name: str, known: Iterable[str], *, where: str = "") -> EvaluationError:
+    """An error that names what `name` may have been meant to be."""
+    near = get_close_matches(name, list(known), n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`lm_eval ls tasks` lists those of lm-eval"
+    return EvaluationError(f"unknown task or subject {name!r}{where}; {hint}")
+
+
+def hash_files(root: Path, files: Iterable[Path]) -> str:
+    """SHA-256 over the names relative to `root` and the contents of `files`, whatever their order."""
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(f"{file.relative_to(root).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def check_mmlu_dir(folder: Path) -> None:
+    """Raise EvaluationError unless `folder` is laid out like the hub dataset `cais/mmlu`."""
+    if not folder.is_dir():
+        raise EvaluationError(f"--mmlu-dir {folder} is not a folder; give a local copy of the dataset {MMLU}")
+    card = folder / "README.md"
+    if not (card.is_file() and "config_name:" in card.read_text(encoding="utf-8", errors="replace")):
+        raise EvaluationError(
+            f"--mmlu-dir {folder} is not a copy of {MMLU}: it has no README.md that lists its subjects; "
+            "copy the dataset whole"
+        )
+    if not any(folder.glob("*/test-*.parquet")):
+        raise EvaluationError(
+            f"--mmlu-dir {folder} holds no test questions (SUBJECT/test-*.parquet); copy the dataset {MMLU} whole"
+        )
+
+
+def _manager(*folders: Path | str) -> Any:
+    """A TaskManager of these folders alone: milliseconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=list(map(str, folders)), include_defaults=False)
+
+
+@cache
+def _full_manager(task_dir: Path | None) -> Any:
+    """A TaskManager of lm-eval's own tasks and those of `task_dir`: five to nine seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=None if task_dir is None else str(task_dir))
+
+
+def _manager_for(source: TaskSource) -> Any:
+    """The smallest TaskManager that knows every name."""
+    if source.task_dir is not None:
+        manager = _manager(source.task_dir)
+        if set(source.names) <= set(manager.all_tasks):
+            return manager
+    manager = _full_manager(source.task_dir)
+    for name in source.names:
+        if name not in manager.all_tasks:
+            raise unknown_task(name, manager.all_tasks)
+    return manager
+
+
+def _mmlu_task_dir() -> Path:
+    spec = find_spec("lm_eval")
+    if spec is None or spec.origin is None:
+        raise EvaluationError("lm-eval is not installed; install requirements.txt")
+    return Path(spec.origin).parent / "tasks" / "mmlu"
+
+
+def _load_mmlu(names: Sequence[str], folder: Path) -> LoadedTasks:
+    """MMLU tasks with their questions read from `folder`.
+
+    lm-eval takes another data path for existing tasks only through the members of a group file.
+    """
+    check_mmlu_dir(folder)
+    known = _manager(_mmlu_task_dir())
+    for name in names:
+        if name not in known.all_tasks:
+            raise unknown_task(name, known.all_tasks, where=" of MMLU, all that --mmlu-dir serves")
+    _check_output_types(known, names)
+    for leaf in _leaves(known, names):
+        _check_subject(folder, leaf.cfg)
+    kind = {name: "group" if name in known.all_groups else "task" for name in names}
+    members = [{kind[name]: name, "dataset_path": str(folder.resolve())} for name in names]
+    wrapper = "mmlu_from_folder"
+    with TemporaryDirectory(prefix="mmlu_tasks_") as include:
+        # JSON is YAML.
+        Path(include, "group.yaml").write_text(json.dumps({"group": wrapper, "task": members}), encoding="utf-8")
+        manager = _manager(_mmlu_task_dir(), include)
+        loaded = _load(manager, [wrapper], hint=f"check that {folder} is a whole copy of {MMLU}")
+    groups = {name: below for name, below in loaded.groups.items() if name != wrapper}
+    return LoadedTasks(loaded.tasks, groups, manager)
+
+
+def _check_subject(folder: Path, config: Mapping[str, Any]) -> None:
+    subject, path = config.get("dataset_name"), config.get("dataset_path")
+    if path != MMLU:
+        raise EvaluationError(f"task {config.get('task')} reads {path}, not {MMLU}; leave --mmlu-dir out")
+    if not any(folder.glob(f"{subject}/test-*.parquet")):
+        raise EvaluationError(
+            f"--mmlu-dir {folder} has no test questions of {subject!r}; copy the dataset {MMLU} whole "
+            "or name other --tasks"
+        )
+
+
+def _load(manager: Any, names: list[str], *, hint: str) -> LoadedTasks:
+    try:
+        found = manager.load(names)
+    except (OSError, ValueError, LookupError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise EvaluationError(f"tasks {','.join(names)} cannot be loaded: {reason}; {hint}") from error
+    groups = {
+        name: tuple(task.task_name for task in group.get_all_tasks())
+        for name, group in found.get("groups", {}).items()
+    }
+    return LoadedTasks(found["tasks"], groups, manager)
+
+
+def _hint(source: TaskSource, manager: Any) -> str:
+    """What to do when the data of a task cannot be read."""
+    paths = {entry.cfg.get("dataset_path") for entry in _leaves(manager, source.names)}
+    if MMLU in paths:
+        return f"give a local copy of {MMLU} as --mmlu-dir, or check the network"
+    return f"check the files in {source.task_dir}" if paths == {None} else "check the network and HF_ENDPOINT"
+
+
+def _leaves(manager: Any, members: Iterable[Any]) -> Iterator[Any]:
+    """Index entries of all tasks below `members`, as far as they are known before any data is loaded.
+
+    A member is a name, or what a group file may hold instead: a mapping that names a group or a task.
+    """
+    for member in members:
+        below = member if isinstance(member, dict) else {}
+        name = below.get("group", below.get("task")) if below else member
+        entry = manager.task_index.get(name) if isinstance(name, str) else None
+        if entry is None:
+            inline = below.get("task")
+            yield from _leaves(manager, inline if isinstance(inline, list) else [])
+        elif name in manager.all_tags:
+            yield from _leaves(manager, sorted(entry.tags))
+        elif name in manager.all_groups:
+            yield from _leaves(manager, entry.cfg.get("task") or [])
+        elif entry.cfg and "class" not in entry.cfg:
+            yield entry
+
+
+def _check_output_types(manager: Any, names: Iterable[str]) -> None:
+    """Refuse what cannot be scored here before its data is fetched."""
+    for entry in _leaves(manager, names):
+        _check_scorable(entry.name, entry.cfg.get("output_type", "generate_until"), entry.cfg)
+
+
+def _check_scorable(name: str, output_type: object, config: Mapping[str, Any]) -> None:
+    """Refuse a task unless an answer to it is right or wrong by the log-probabilities of its choices."""
+    if output_type != "multiple_choice":
+        raise EvaluationError(
+            f"task {name} is of type {output_type}, not multiple_choice; choose a multiple-choice task"
+        )
+    if config.get("process_results"):
+        raise EvaluationError(
+            f"task {name} scores answers with a function of its own; choose a task whose metric is acc"
+        )
+    if config.get("doc_to_image") or config.get("doc_to_audio"):
+        raise EvaluationError(f"task {name} shows images or sound; choose a task of text alone")
+
+
+def _set_fewshot(name: str, task: Any, num_fewshot: int | None) -> None:
+    """Set shots and seed as lm-eval's `simple_evaluate` does, which leaves a task that says 0 at 0."""
+    own = task.get_config("num_fewshot")
+    if num_fewshot is not None and own == 0 and num_fewshot != 0:
+        log.warning("task %s is zero-shot by its own configuration: %d examples ignored", name, num_fewshot)
+    elif num_fewshot is not None:
+        task.set_config(key="num_fewshot", value=num_fewshot)
+    elif own is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=_OTHER_SEED)
+    shots = task.get_config("num_fewshot")
+    pool = len(task.sampler.df) if hasattr(task, "sampler") else 0
+    if shots > pool:
+        raise EvaluationError(f"task {name} has {pool} solved examples, not {shots}; ask for fewer")
+
+
+def _task_fingerprint(task: Any) -> dict[str, Any]:
+    splits = task.dataset.items() if hasattr(task.dataset, "items") else ()
+    return {
+        # Functions of the task are given as their source.
+        "config": json.loads(json.dumps(task.dump_config(), default=str)),
+        "data": {str(name): str(getattr(split, "_fingerprint", None)) for name, split in splits},
+    }
+
+
+def _names_in(folder: Path) -> set[str]:
+    """Names of the tasks and groups that the files of `folder` declare, without importing lm-eval."""
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_constructor("!function", lambda loader, node: None)
+    names: set[str] = set()
+    for file in folder.rglob("*.yaml"):
+        try:
+            config = yaml.load(file.read_bytes(), Loader=Loader)  # noqa: S506 - a SafeLoader
+        except yaml.YAMLError as error:
+            raise EvaluationError(f"task file {file} is not YAML: {str(error).splitlines()[0]}; mend it") from error
+        if isinstance(config, dict):
+            names |= {config[kind] for kind in ("group", "task") if isinstance(config.get(kind), str)}
+    return names
+
+
+def _reads_only_its_folder(files: Iterable[Path]) -> bool:
+    """Whether the task files name no data elsewhere: neither a hub dataset nor an include above the folder.
+
+    Only then do the folder's contents say all; what its own Python functions read is taken to be in it too.
+    """
+    for file in files:
+        if file.suffix in (".jsonl", ".json", ".py", ".md", ".parquet"):
+            continue
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        if any(line.lstrip(" \"'").startswith("dataset_path") or ".." in line for line in lines):
+            return False
+    return True
+
+
+@contextmanager
+def _as_lm_eval_seeds() -> Iterator[None]:
+    """Run the body under the seeds of `lm_eval`, for tasks that shuffle as they load; then give chance back."""
+    before, before_numpy = random.getstate(), np.random.get_state()
+    try:
+        random.seed(_PYTHON_SEED)
+        np.random.seed(_OTHER_SEED)  # noqa: NPY002 - the generator that such tasks draw from
+        yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(before_numpy)  # noqa: NPY002
+
+
+@contextmanager
+def _quiet_datasets() -> Iterator[None]:
+    """Load data without a progress bar for each of the 57 subjects of MMLU."""
+    import datasets
+
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

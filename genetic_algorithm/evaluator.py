@@ -1,0 +1,102 @@
+"""All that the search knows of models: an evaluator answers questions for layer sets.
+
+Within each subject, questions stand in order of use: "limit n" means the n lowest question indices
+of each subject.
+
+An evaluator may have four more attributes, which the search uses where they exist:
+`fingerprint` (mapping of JSON values: everything that shapes an answer; it heads the journal),
+`subject_names` (sequence of str), `describe()` (mapping: device, memory; printed by `--dry-run`) and
+`seconds_per_question` (float or None: the expected cost of one question of one set).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genetic_algorithm.errors import SearchError
+from genetic_algorithm.layer_set import LayerSet
+
+
+class Answers(NamedTuple):
+    """Answers of one layer set, one entry per asked question.
+
+    `correct` is bool [n]. `margin` is float32 [n], nats: log p(gold) - max log p(other choice).
+    `divergence` is float32 [n], nats: KL(donor || hybrid) over the choices. The last two are None
+    where unknown.
+    """
+
+    correct: NDArray[np.bool_]
+    margin: NDArray[np.float32] | None = None
+    divergence: NDArray[np.float32] | None = None
+
+
+class Evaluator(Protocol):
+    """Whatever can answer questions for layer sets: an engine, a wrapper, a simulator."""
+
+    @property
+    def num_layers(self) -> int:
+        """Depth of the base, which is that of the donor."""
+
+    @property
+    def num_questions(self) -> int:
+        """How many questions there are in all."""
+
+    @property
+    def subjects(self) -> NDArray[np.int64]:
+        """Subject of each question, int64 [num_questions]; limits are per subject."""
+
+    def answers(
+        self, batch: Sequence[LayerSet], questions: NDArray[np.int64]
+    ) -> Iterator[tuple[LayerSet, Answers]]:
+        """Yield each distinct set of `batch` with its answers to `questions` (indices), in any order.
+
+        A failed evaluation raises, or a wrapper records it as failed and does not yield that set;
+        it is never an accuracy of 0.0.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Right answers out of those asked.
+
+    `part` names the questions ("fast", "full", "holdout"): only scores on the same questions compare.
+    """
+
+    correct: int
+    asked: int
+    part: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= self.asked or self.asked < 1:
+            raise SearchError(f"a score needs questions: got {self.correct} right of {self.asked} asked")
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction in [0, 1]."""
+        return self.correct / self.asked
+
+    @property
+    def standard_error(self) -> float:
+        """Binomial, in the unit of `accuracy`."""
+        return sqrt(self.accuracy * (1 - self.accuracy) / self.asked)
+
+
+def limit_questions(subjects: NDArray[np.int64], limit: int | None, skip: int = 0) -> NDArray[np.int64]:
+    """Questions `skip` to `skip + limit` of each subject, as sorted indices, int64 [n].
+
+    A subject with fewer questions gives all it has; `limit` None gives all from `skip` on.
+    """
+    order = np.argsort(subjects, kind="stable")
+    _, starts, counts = np.unique(subjects[order], return_index=True, return_counts=True)
+    rank = np.empty(len(subjects), dtype=np.int64)
+    rank[order] = np.arange(len(subjects)) - np.repeat(starts, counts)
+    wanted = rank >= skip
+    if limit is not None:
+        wanted &= rank < skip + limit
+    return np.flatnonzero(wanted).astype(np.int64)

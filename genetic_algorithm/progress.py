@@ -1,0 +1,180 @@
+"""What a person sees of a running search: plain lines in the log, and a bar on a terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from genetic_algorithm.layer_set import LayerSet
+from genetic_algorithm.ledger import FAST, FINAL, FULL, Request
+from genetic_algorithm.plan import StagePlan, remaining
+from genetic_algorithm.search import Outcome
+
+_log = logging.getLogger(__name__)
+_OURS = ("genetic_algorithm", "evaluation", "models")
+_QUIET_S = 30.0  # a request that takes longer than this says so meanwhile
+
+
+def spell_seconds(seconds: float) -> str:
+    """`45 s`, `3 min 10 s`, `2 h 05 min`, `3 d 4 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+class Progress:
+    """Counts question-evaluations as they come and tells of them.
+
+    Args:
+        plan: upper bounds by stage, from which the time left follows.
+        outcome: of the running search, read for the best set so far.
+        stream: a terminal for a bar, or None for plain lines alone.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        plan: list[StagePlan],
+        outcome: Outcome,
+        *,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._plan, self._outcome, self._clock = plan, outcome, clock
+        self._bar = _bar(sum(stage.typical for stage in plan), stream)
+        self._done = 0
+        self._in_request = 0
+        self._told = clock()
+
+    def begin(self, request: Request) -> None:
+        """A request goes to the evaluator."""
+        self._in_request = 0
+        self._told = self._clock()
+        if self._bar is not None:
+            self._bar.set_description(f"{request.stage}, {request.label}")
+
+    def advance(self, request: Request) -> None:
+        """One set of the request has its answers."""
+        self._in_request += 1
+        self._done += len(request.questions)
+        if self._bar is not None:
+            self._bar.update(len(request.questions))
+        if self._clock() - self._told > _QUIET_S:
+            self._told = self._clock()
+            _log.info(
+                "%s, %s: %d of %d sets", request.stage, request.label, self._in_request, len(request.batch)
+            )
+
+    def end(self, request: Request, seconds: float, seconds_in_all: float) -> None:
+        """The request is answered; the times are of evaluations, from the journal where they are older."""
+        used = {stage: usage.questions for stage, usage in self._outcome.usage.items()}
+        left, left_at_most = remaining(self._plan, used, request.stage)
+        if self._bar is not None:
+            self._bar.total = self._done + left
+            self._bar.refresh()
+        pace = seconds_in_all / self._done if self._done else 0.0
+        _log.info(
+            "%s, %s: %d sets x %d questions in %.1f s; best %s; about %s left, at most %s",
+            request.stage,
+            request.label,
+            len(request.batch),
+            len(request.questions),
+            seconds,
+            self._best(),
+            spell_seconds(pace * left),
+            spell_seconds(pace * left_at_most),
+        )
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _best(self) -> str:
+        ledger = self._outcome.ledger
+        for part in (FINAL, FULL, FAST):
+            scores = ledger.scored(part)
+            best = next((layers for layers in scores if layers != LayerSet(())), None)
+            if best is not None:
+                score = scores[best]
+                return f"{best} {score.accuracy:.4f} +- {score.standard_error:.4f} ({score.asked} questions)"
+        return "not known yet"
+
+
+def _bar(total: int, stream: TextIO | None) -> Any:
+    if stream is None:
+        return None
+    try:
+        from tqdm import tqdm  # late: only a terminal needs it
+    except ImportError:
+        return None
+    return tqdm(total=total, file=stream, unit="q", unit_scale=True, dynamic_ncols=True, leave=False)
+
+
+class _LogFile(logging.Handler):
+    """Appends each line in one unbuffered write; a full disk is an error and not a lost line."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            os.write(self._fd, (self.format(record) + "\n").encode())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+    def close(self) -> None:
+        super().close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class _Console(logging.Handler):
+    """Writes to stderr as it is now, above the bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record)
+        if sys.stderr.isatty():
+            try:
+                from tqdm import tqdm
+
+                tqdm.write(line, file=sys.stderr)
+                return
+            except ImportError:  # no bar either, then
+                pass
+        print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Send this project's lines, and everybody's warnings, to a log file and to stderr meanwhile."""
+    root, file, console = logging.getLogger(), _LogFile(path), _Console()
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    console.setFormatter(logging.Formatter("%(message)s"))
+    before = {name: logging.getLogger(name).level for name in _OURS}
+    for handler in (file, console):
+        root.addHandler(handler)
+    for name in _OURS:
+        logging.getLogger(name).setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+        for handler in (file, console):
+            root.removeHandler(handler)
+            handler.close()

@@ -1,0 +1,252 @@
+"""Run the three-stage search from the command line.
+
+python -m genetic_algorithm.run_search --dry-run
+python -m genetic_algorithm.run_search --pair tiny --output-dir results/mine
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from genetic_algorithm import arguments, plan, result, run_folder, wiring
+from genetic_algorithm.config import SearchConfig
+from genetic_algorithm.errors import SearchError
+from genetic_algorithm.evaluator import Evaluator
+from genetic_algorithm.layer_set import LayerSet, SearchSpace
+from genetic_algorithm.progress import Progress, logging_to, spell_seconds
+from genetic_algorithm.search import Search
+
+_log = logging.getLogger("genetic_algorithm.run_search")  # not __name__, which is __main__ under -m
+_MACHINE = ("device", "batch_tokens", "layers_dir", "cache_dir")  # may change between sittings of one run
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: stop as after Ctrl-C."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """What the command line asks for, checked as far as that goes without a model.
+
+    `evaluation` is an `EvalConfig` (of the package `evaluation`), or None where `factory` is given.
+    """
+
+    config: SearchConfig
+    pair: str | None
+    factory: str | None
+    evaluation: Any
+    single_scores: dict[int, float] | None
+    elite: list[LayerSet]
+    args: argparse.Namespace
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """JSON values that are the same in every sitting of one run."""
+        described: dict[str, Any] = {"factory": self.factory}
+        if self.evaluation is not None:
+            described = {k: v for k, v in dataclasses.asdict(self.evaluation).items() if k not in _MACHINE}
+            described = {k: str(v) if isinstance(v, Path) else v for k, v in described.items()}
+        scores = self.single_scores
+        return {
+            "evaluator": described,
+            "search": dataclasses.asdict(self.config),
+            "single_layer_scores": None if scores is None else {str(i): s for i, s in sorted(scores.items())},
+            "elite": [list(layers.indices) for layers in self.elite],
+        }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one search; returns the exit code (0, or 130 and 143 when stopped by Ctrl-C and SIGTERM)."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    job: Job | None = None
+    folder: Path | None = None
+    with _sigterm_as_interrupt():
+        try:
+            job = _job(given)
+            if job.args.output_dir is not None:
+                finished = run_folder.peek(job.args.output_dir, job.run)
+                if finished is not None and not job.args.dry_run:
+                    return _tell_finished(*finished)
+            evaluator = wiring.make_evaluator(job.evaluation, job.factory, job.config)
+            search = _make_search(job, evaluator)
+            if job.args.dry_run:
+                return _dry_run(job, evaluator, search)
+            about = {"command": ["run_search", *given], "versions": run_folder.versions()}
+            with run_folder.opened(job.args.output_dir, job.run, about) as opened:
+                folder = opened.paths.folder
+                if opened.finished is not None:  # by another process, since we looked
+                    return _tell_finished(opened.paths, opened.finished)
+                return _search(job, evaluator, search, opened)
+        except KeyboardInterrupt as stop:
+            if os.environ.get("GA_DEBUG") == "1":
+                raise
+            how = "nothing was written"
+            if folder is not None and job is not None:
+                command = arguments.resume_command(sys.executable, given, job.pair, folder)
+                how = f"nothing is lost; resume with: {shlex.join(command)}"
+            print(f"run_search: stopped; {how}", file=sys.stderr)
+            return 143 if isinstance(stop, _Terminated) else 130
+
+
+def _job(given: Sequence[str]) -> Job:
+    default_pair = os.environ.get("PAIR") or "tiny"
+    args = arguments.make_parser(default_pair).parse_args(given)
+    arguments.check_model_flags(args)
+    pair = None if args.evaluator else args.pair or default_pair
+    scores, elite = args.single_layer_scores, args.elite
+    return Job(
+        config=arguments.search_config(args, pair),
+        pair=pair,
+        factory=args.evaluator,
+        evaluation=None if pair is None else wiring.eval_config(args, pair),
+        single_scores=None if scores is None else arguments.read_single_scores(scores),
+        elite=[] if elite is None else arguments.read_elite(elite),
+        args=args,
+    )
+
+
+def _make_search(job: Job, evaluator: Evaluator) -> Search:
+    space = SearchSpace(int(evaluator.num_layers), job.config.min_layers, job.config.max_layers)
+    if job.single_scores is not None:
+        arguments.check_scores(job.single_scores, space.num_layers, job.args.single_layer_scores)
+    for layers in job.elite:
+        try:
+            space.check(layers)
+        except SearchError as error:
+            raise SearchError(f"{job.args.elite}: {error}") from error
+    subjects = np.asarray(evaluator.subjects, dtype=np.int64)
+    return Search(job.config, space, subjects, single_scores=job.single_scores, elite=job.elite)
+
+
+def _plan(search: Search, job: Job) -> list[plan.StagePlan]:
+    parts = search.ledger.parts
+    return plan.make_plan(search.config, search.space, parts, measure_singles=job.single_scores is None)
+
+
+def _dry_run(job: Job, evaluator: Evaluator, search: Search) -> int:
+    stages = _plan(search, job)
+    passes_of = 1 / search.ledger.num_questions
+    pace = getattr(evaluator, "seconds_per_question", None)
+    about: Mapping[str, Any] = getattr(evaluator, "describe", dict)()
+    bounds = (sum(stage.sets for stage in stages), sum(stage.questions for stage in stages))
+    total = plan.StagePlan("in all", *bounds, sum(stage.typical for stage in stages))
+    print(f"Dry run: {search.space.size:,} possible layer sets; nothing is written.")
+    for name, value in about.items():
+        print(f"  {name}: {value}")
+    print(f"{'':<10}{'at most:':>10}{'question-':>14}{'mostly:':>12}{'question-':>14}{'full':>9}")
+    print(f"{'':<10}{'sets':>10}{'evaluations':>14}{'time':>12}{'evaluations':>14}{'passes':>9}")
+    for stage in (*stages, total):
+        time = "unknown" if pace is None else spell_seconds(stage.typical * pace)
+        passes = f"{stage.typical * passes_of:.1f}"
+        print(f"{stage.stage:<10}{stage.sets:>10,}{stage.questions:>14,}{time:>12}", end="")
+        print(f"{stage.typical:>14,}{passes:>9}")
+    document = {
+        "dry_run": True,
+        "stages": [dataclasses.asdict(stage) for stage in stages],
+        "question_evaluations_at_most": total.questions,
+        "question_evaluations": total.typical,
+        "full_passes": round(total.typical * passes_of, 3),
+        "seconds": None if pace is None else round(total.typical * pace, 1),
+        **{str(name): value for name, value in about.items()},
+    }
+    print(json.dumps(document, default=str))
+    return 0
+
+
+def _search(job: Job, evaluator: Evaluator, search: Search, opened: run_folder.OpenedRun) -> int:
+    from evaluation.journal import Journal
+    from evaluation.remembering import Remembering, journal_header
+
+    paths = opened.paths
+    with logging_to(paths.log):
+        _log.info("%s %s", "resuming the search in" if opened.is_resumed else "search in", paths.folder)
+        header = {**({} if job.factory is None else {"factory": job.factory}), **journal_header(evaluator)}
+        remembering = Remembering(evaluator, Journal(paths.journal, header, evaluator.num_questions))
+        stream = sys.stderr if sys.stderr.isatty() else None
+        progress = Progress(_plan(search, job), search.outcome, stream=stream)
+        seconds: dict[str, float] = {}
+        try:
+            while request := search.ask():
+                progress.begin(request)
+                before = remembering.seconds
+                answers = {}
+                for layers, given in remembering.answers(request.batch, request.questions):
+                    answers[layers] = given
+                    progress.advance(request)
+                search.tell(answers)
+                took = remembering.seconds - before
+                seconds[request.stage] = seconds.get(request.stage, 0.0) + took
+                progress.end(request, took, remembering.seconds)
+        finally:
+            progress.close()
+        run = json.loads(paths.config.read_text(encoding="utf-8"))
+        about = {"timestamp": paths.timestamp, **run["run"], "versions": run_folder.versions()}
+        document = result.document(search.outcome, run=about, seconds=seconds)
+        run_folder.write_json(paths.result, document)
+        for line in result.table(document):
+            _log.info("%s", line)
+        _log.info("result: %s", paths.result)
+    _print_last_line(paths, document)
+    return 0
+
+
+def _tell_finished(paths: run_folder.RunPaths, document: Mapping[str, Any]) -> int:
+    print(f"run_search: this search is finished already; its result is {paths.result}", file=sys.stderr)
+    for line in result.table(document):
+        print(line, file=sys.stderr)
+    _print_last_line(paths, document)
+    return 0
+
+
+def _print_last_line(paths: run_folder.RunPaths, document: Mapping[str, Any]) -> None:
+    best = document["final_results"][0]
+    base = document["base"] or {}
+    line = {
+        "layers": best["layers"],
+        "accuracy": best["accuracy"],
+        "standard_error": best["standard_error"],
+        "questions": best["questions"],
+        "holdout_accuracy": best["holdout_accuracy"],
+        "base_accuracy": base.get("accuracy"),
+        "question_evaluations": document["usage"]["in_all"]["question_evaluations"],
+        "seconds": document["usage"]["in_all"]["seconds"],
+        "result": str(paths.result),
+        "log": str(paths.log),
+    }
+    print(json.dumps(line), flush=True)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    from evaluation.entry import run_tool
+
+    sys.exit(run_tool("run_search", main))

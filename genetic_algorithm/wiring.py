@@ -1,0 +1,98 @@
+"""Where the search meets the models: flags become an evaluator.
+
+Other packages are imported only when a function is called, so that importing this loads no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from typing import Any
+
+from genetic_algorithm import arguments
+from genetic_algorithm.config import SearchConfig
+from genetic_algorithm.errors import SearchError
+from genetic_algorithm.evaluator import Evaluator
+
+_NEEDED = ("num_layers", "num_questions", "subjects", "answers")
+
+
+def eval_config(args: argparse.Namespace, pair: str) -> Any:
+    """The `EvalConfig` of these flags; flags not given keep its defaults."""
+    from evaluation.config import EvalConfig  # entry points wire the packages, late
+
+    device = _device(args.gpu or "auto")
+    tasks = [name for word in args.tasks or () for name in word.split(",") if name]
+    flags = {
+        "mmlu_dir": None if args.mmlu_dir is None else args.mmlu_dir.expanduser().absolute(),
+        "layers_dir": None if args.layers_dir is None else args.layers_dir.expanduser().absolute(),
+        "question_order": args.question_order,
+        "num_fewshot": args.num_fewshot,
+        "batch_tokens": args.batch_tokens,
+    }
+    return EvalConfig(
+        pair=pair,
+        tasks=tuple(tasks),
+        device=device,
+        dtype=args.dtype or ("float32" if device == "cpu" else "bfloat16"),
+        **{name: value for name, value in flags.items() if value is not None},
+    )
+
+
+def _device(gpu: str) -> str:
+    if gpu == "cpu":
+        return "cpu"
+    if gpu != "auto" and not gpu.isdecimal():
+        raise SearchError(f"--gpu {gpu} is no device; give a number, cpu or auto")
+    import torch  # only here is the machine looked at
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpu == "auto":
+        return "cuda:0" if count else "cpu"
+    if int(gpu) >= count:
+        has = f"GPUs 0 to {count - 1}" if count else "no GPU that torch can use"
+        raise SearchError(f"--gpu {gpu}: this machine has {has}; give another number, cpu or auto")
+    return f"cuda:{int(gpu)}"
+
+
+def make_evaluator(evaluation: Any, factory: str | None, config: SearchConfig) -> Evaluator:
+    """Build the engine of an `EvalConfig`, or call MODULE:FACTORY where one is named.
+
+    Raises:
+        SearchError: if the factory cannot be found or makes something else.
+    """
+    if factory is None:
+        from evaluation.build import build_evaluator
+        from model_preparation.sources import locate  # knows the hubs, and asks their caches first
+
+        limit = arguments.largest_limit(config)
+        engine: Evaluator = build_evaluator(evaluation, max_limit=limit, locate=locate)
+        return engine
+    evaluator: Evaluator = _import_factory(factory)()
+    lacking = [name for name in _NEEDED if not hasattr(evaluator, name)]
+    if lacking:
+        raise SearchError(
+            f"--evaluator {factory} made a {type(evaluator).__name__}, which has no {lacking[0]}; an "
+            f"evaluator has {', '.join(_NEEDED)}"
+        )
+    return evaluator
+
+
+def _import_factory(spec: str) -> Any:
+    module_name, _, name = spec.partition(":")
+    if not module_name or not name:
+        raise SearchError(f"--evaluator {spec} is not MODULE:FACTORY, such as my_package.my_module:make")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does, also for an installed command
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise SearchError(
+            f"--evaluator {spec}: {error}; check the name, and that it can be imported from {os.getcwd()}"
+        ) from error
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        raise SearchError(f"--evaluator {spec}: {module_name} has no function {name}")
+    return factory

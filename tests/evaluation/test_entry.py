@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from evaluation.entry import run_tool
+from evaluation.errors import EvaluationError
+from genetic_algorithm.errors import SearchError
+from models.errors import ModelError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _raising(error: BaseException):
+    def main(argv: Sequence[str] | None) -> int:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (ModelError("no pair 'x'; known: tiny"), 2, "tool: error: no pair 'x'; known: tiny\n"),
+        (SearchError("--seed -1"), 2, "tool: error: --seed -1\n"),
+        (EvaluationError("two\nlines"), 2, "tool: error: two lines\n"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", "x.pt"),
+            1,
+            "tool: error: [Errno 2] No such file: 'x.pt'\n",
+        ),
+        (SystemExit("bad call"), 1, "tool: error: bad call\n"),
+        (SystemExit(2), 2, ""),
+        (SystemExit(None), 0, ""),
+    ],
+)
+def test_an_error_of_the_user_is_one_line_and_an_exit_code(
+    error: BaseException, code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_tool("tool", _raising(error), []) == code
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_named_with_what_to_do(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_tool("tool", _raising(OSError(number, "x", "/data/j")), []) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("tool: error: the disk is full for /data/j")
+    assert "free some space" in told
+    assert told.count("\n") == 1
+
+
+def test_ctrl_c_is_one_line_that_says_what_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_tool("tool", _raising(KeyboardInterrupt()), []) == 130
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "same command again" in told
+
+
+def test_a_programming_error_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_tool("tool", _raising(ZeroDivisionError()), [])
+
+
+def test_with_ga_debug_every_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GA_DEBUG", "1")
+    for error in (SearchError("x"), OSError(errno.ENOSPC, "x"), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            run_tool("tool", _raising(error), [])
+
+
+def test_arguments_and_the_exit_code_pass_through() -> None:
+    seen: list[Sequence[str] | None] = []
+
+    def main(argv: Sequence[str] | None) -> int:
+        seen.append(argv)
+        return 7
+
+    assert run_tool("tool", main, ["--x"]) == 7
+    assert run_tool("tool", main) == 7
+    assert seen == [["--x"], None]
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    program = (
+        "import sys; from evaluation.entry import run_tool\n"
+        "def main(argv):\n    for i in range(100000): print(i, flush=True)\n    return 0\n"
+        "sys.exit(run_tool('tool', main, []))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=30) == 1
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+
+
+def test_importing_it_loads_no_torch() -> None:
+    program = "import sys, evaluation.entry, evaluation.remembering; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import resource
+import shlex
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.genetic_algorithm.conftest import CommandLine
+
+SLOW = {"SIM_SLEEP_S": "0.004"}
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _wait_for_lines(process: subprocess.Popen[str], journal: Path, lines: int) -> None:
+    until = time.monotonic() + 30
+    while process.poll() is None and _lines(journal) < lines:
+        assert time.monotonic() < until, "the search wrote nothing for 30 s"
+        time.sleep(0.005)
+
+
+def test_killed_at_random_moments_it_comes_to_the_same_result(command_line: CommandLine) -> None:
+    assert command_line.run(out="undisturbed").returncode == 0
+    calls = command_line.folder / "calls"
+    journal = command_line.folder / "run" / "journal.jsonl"
+    rng = np.random.default_rng(0)
+    kills = 0
+    while True:
+        process = command_line.start(command_line.command(), SIM_CALLS=str(calls), **SLOW)
+        _wait_for_lines(process, journal, _lines(journal) + int(rng.integers(1, 40)))
+        time.sleep(float(rng.uniform(0, 0.01)))
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.communicate()
+        kills += 1
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert kills >= 3
+    assert command_line.result() == command_line.result("undisturbed")
+    repeated = Counter(calls.read_text().splitlines())
+    assert sum(repeated.values()) - len(repeated) <= kills  # the evaluation in flight, at most
+    assert stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_by_a_signal_it_tells_the_command_that_resumes(
+    command_line: CommandLine, number: int, code: int
+) -> None:
+    assert command_line.run(out="undisturbed").returncode == 0
+    process = command_line.start(command_line.command(), **SLOW)
+    _wait_for_lines(process, command_line.folder / "run" / "journal.jsonl", 15)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert stdout == ""
+    last = stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
+    assert "nothing is lost; resume with: " in last
+    resumed = command_line.start(shlex.split(last.partition("resume with: ")[2]))
+    _, stderr = resumed.communicate(timeout=60)
+    assert resumed.returncode == 0, stderr
+    assert command_line.result() == command_line.result("undisturbed")
+
+
+def test_stopped_before_it_began_it_says_that_nothing_was_written(command_line: CommandLine) -> None:
+    (command_line.folder / "slow.py").write_text(
+        "import time, pathlib\ndef make():\n    pathlib.Path('here').touch()\n    time.sleep(30)\n"
+    )
+    process = command_line.start(command_line.command("--evaluator", "slow:make"))
+    while process.poll() is None and not (command_line.folder / "here").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr == "run_search: stopped; nothing was written\n"
+    assert not (command_line.folder / "run").exists()
+
+
+@pytest.mark.parametrize("kilobytes", [0, 2, 9, 40])
+def test_a_disk_that_is_full_is_one_line_and_the_run_resumes(
+    command_line: CommandLine, kilobytes: int
+) -> None:
+    assert command_line.run(out="undisturbed").returncode == 0
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024 * kilobytes, 1024 * kilobytes))
+
+    full = subprocess.run(
+        command_line.command(),
+        cwd=command_line.folder,
+        env=command_line.environment,
+        preexec_fn=small_files,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert full.returncode == 1
+    errors = [line for line in full.stderr.splitlines() if "error" in line.lower()]
+    assert len(errors) == 1
+    assert errors[0].startswith("run_search: error: the disk is full for ")
+    assert "Traceback" not in full.stderr
+    assert not list((command_line.folder / "run").glob(".*"))
+    assert not list((command_line.folder / "run").glob("search_result_*"))
+    done = command_line.run()
+    assert done.returncode == 0, done.stderr
+    assert command_line.result() == command_line.result("undisturbed")
