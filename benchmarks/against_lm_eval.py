@@ -39,9 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the candidates [%(default)s]")
     args = parser.parse_args(argv)
 
-    config = EvalConfig(
-        pair=args.pair, tasks=tuple(args.tasks), mmlu_dir=args.mmlu_dir, question_order="dataset"
-    )
+    config = EvalConfig(pair=args.pair, tasks=tuple(args.tasks), mmlu_dir=args.mmlu_dir, question_order="dataset")
     engine = build_evaluator(config, max_limit=args.limit)
     pair = get_pair(args.pair)
     space, rng = SearchSpace(engine.num_layers, 1, 4), np.random.default_rng(args.seed)

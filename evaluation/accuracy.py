@@ -1,4 +1,4 @@
-"""Accuracy of layer sets, or of one finished model, per subject and group; weighed by size as lm-eval weighs it."""
+"""Accuracy of layer sets, or of one finished model, per subject and group, weighed by size as in lm-eval."""
 
 from __future__ import annotations
 
@@ -62,14 +62,13 @@ def evaluate_model(
 
 
 def accuracy_report(accuracies: Mapping[LayerSet, Accuracy]) -> str:
-    """A table with a line for each group and subject and a column for each set: percent and standard error."""
+    """A table with a line for each group and subject, a column for each set: percent and standard error."""
     first, *_ = accuracies.values()
     rows = [["", "questions", *map(str, accuracies)]]
     rows.append(_row("total", [accuracy.total for accuracy in accuracies.values()]))
     rows += [_row(name, [accuracy.groups[name] for accuracy in accuracies.values()]) for name in first.groups]
     rows += [
-        _row(f"  {name}", [accuracy.subjects[name] for accuracy in accuracies.values()])
-        for name in first.subjects
+        _row(f"  {name}", [accuracy.subjects[name] for accuracy in accuracies.values()]) for name in first.subjects
     ]
     return _aligned(rows)
 

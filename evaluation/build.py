@@ -1,4 +1,4 @@
-"""Puts an engine together from a configuration: questions first, because they fail fastest, then the models."""
+"""Puts an engine together from a configuration: questions first, for they fail fastest, then the models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evaluation.question_cache import cached_questions
 from evaluation.questions import QuestionSet, resolve_max_length
 from evaluation.tasks import TaskSource
 from models.hybrid import HybridPair
-from models.loading import fingerprint, read_llamba_config
+from models.loading import fingerprint, read_llamba_config, register
 from models.pairs import PAIRS, Pair, get_pair
 
 Locate = Callable[[Pair, Literal["base", "donor"]], Path]
@@ -57,17 +57,13 @@ def build_evaluator(config: EvalConfig, *, max_limit: int | None, locate: Locate
 
 
 def task_source(config: EvalConfig) -> TaskSource:
-    """Where the questions of a configuration come from: its tasks, else MMLU's folder, else the pair's own."""
+    """Where the questions of a configuration come from: its tasks, else MMLU, else the pair's own."""
     pair = get_pair(config.pair)
     names = config.tasks or (("mmlu",) if config.mmlu_dir else pair.tasks)
-    return TaskSource(
-        names, task_dir=pair.task_dir, mmlu_dir=config.mmlu_dir, num_fewshot=config.num_fewshot
-    )
+    return TaskSource(names, task_dir=pair.task_dir, mmlu_dir=config.mmlu_dir, num_fewshot=config.num_fewshot)
 
 
-def load_questions(
-    config: EvalConfig, tokenizer: Any, model_config: Any, *, max_limit: int | None
-) -> QuestionSet:
+def load_questions(config: EvalConfig, tokenizer: Any, model_config: Any, *, max_limit: int | None) -> QuestionSet:
     """The questions of a configuration, from the cache where it has them.
 
     Args:
@@ -92,6 +88,7 @@ def load_tokenizer(*folders: Path) -> Any:
     Raises:
         EvaluationError: if none has, or it cannot be read.
     """
+    register()  # or transformers warns that it does not know the model in whose folder the tokenizer lies
     for folder in folders:
         if any((folder / name).is_file() for name in _TOKENIZER_FILES):
             try:

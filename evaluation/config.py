@@ -31,11 +31,12 @@ class EvalConfig:
     pair: str = "tiny"
     """Base and donor: a name in the zoo of pairs."""
     tasks: tuple[str, ...] = ()
-    """lm-eval tasks or groups of multiple-choice questions; empty for the pair's own."""
+    """lm-eval tasks or groups of multiple-choice questions; empty for MMLU where `mmlu_dir` is given, else
+    for the pair's own."""
     mmlu_dir: Path | None = None
-    """Local copy of the hub dataset `cais/mmlu`, read instead of the hub; needs `tasks` out of MMLU."""
+    """Local copy of the hub dataset `cais/mmlu`, read instead of the hub."""
     question_order: QuestionOrder = "shuffled"
-    """Within each subject: a fixed permutation, or the dataset's own order, in which lm-eval's --limit counts."""
+    """Within each subject: a fixed permutation, or the dataset's own order, in which lm-eval counts --limit."""
     num_fewshot: int | None = None
     """Solved examples before each question; None for what the task says, else 0. As in lm-eval, a task that
     says 0 itself keeps it."""

@@ -13,15 +13,13 @@ MAX_WASTE = 1 / 16
 """Most padding in one batch, as a fraction of `batch_tokens`."""
 
 
-def pack(
-    lengths: NDArray[np.int64], batch_tokens: int, *, max_waste: float = MAX_WASTE
-) -> list[NDArray[np.int64]]:
+def pack(lengths: NDArray[np.int64], batch_tokens: int, *, max_waste: float = MAX_WASTE) -> list[NDArray[np.int64]]:
     """Split rows into batches of rows that are about equally long.
 
-    Longest rows come first, so that a batch too large for the device fails at once and not after an hour. A batch
-    ends when the next row would bring it over `batch_tokens` or its padding over `max_waste * batch_tokens`:
-    counted in tokens and not as a share of the batch, a new batch is only begun when that saves enough work to
-    pay for the launch of one more.
+    Longest rows come first, so that a batch too large for the device fails at once and not after an hour. A
+    batch ends when the next row would bring it over `batch_tokens` or its padding over
+    `max_waste * batch_tokens`: counted in tokens and not as a share of the batch, a new batch is only begun
+    when that saves enough work to pay for one more.
 
     Args:
         lengths: Tokens per row, int64 [R], each at least 1.

@@ -130,10 +130,8 @@ def _readouts(
     return readouts
 
 
-def _spread(
-    first: NDArray[np.int64], chosen: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Members of the chosen ranges first[i]:first[i+1] one after another, and for each its place in `chosen`."""
+def _spread(first: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Members of the chosen ranges first[i]:first[i+1] in a row, and for each its place in `chosen`."""
     counts = first[chosen + 1] - first[chosen]
     place = np.repeat(np.arange(len(chosen)), counts)
     before = np.cumsum(counts) - counts

@@ -1,7 +1,7 @@
 """Tokenised questions on disk, under a key that holds everything that shapes them.
 
-A hit needs neither lm-eval nor its task files, where the key is known from files alone (a pair's own task folder,
-a local copy of MMLU). A damaged file is rebuilt with a warning; a folder that cannot be written costs a warning.
+A hit needs no lm-eval where the key is known from files alone (a pair's own task folder, a local copy of
+MMLU). A damaged file is rebuilt with a warning; a folder that cannot be written costs a warning.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def load(path: Path, key: Mapping[str, Any]) -> QuestionSet:
     """Read what `save` wrote.
 
     Raises:
-        ValueError: if the contents are of another key or not what was written (zip, NumPy and JSON raise their
-            own errors for a torn file).
+        ValueError: if the contents are of another key or not what was written; zip, NumPy and JSON raise
+            errors of their own for a torn file.
     """
     with np.load(path, allow_pickle=False) as file:
         head = json.loads(file["head"].tobytes())

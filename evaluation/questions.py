@@ -1,8 +1,8 @@
 """Questions as lm-eval renders them, tokenised once into flat arrays that the engine reads.
 
-A question is one or more *rows* (token sequences to run) and *targets* (which token's log-probability, at which
-position of which row, adds to which choice). Choices that share their input share a row, as in lm-eval: four
-one-letter choices are four targets at the last position of one row; choices of several tokens have a row each.
+A question is one or more *rows* (token sequences to run) and *targets* (which token's log-probability, at
+which position of which row, adds to which choice). Choices that share their input share a row, as in lm-eval:
+four one-letter choices are four targets at the last position of one row; longer choices have a row each.
 
 The tokens are those that `lm_eval --model hf` would run: see `encode_pairs`.
 
@@ -80,7 +80,7 @@ class QuestionSet:
 
     @cached_property
     def one_token_Q(self) -> NDArray[np.bool_]:
-        """Whether all choices are one token after the same context, so that logits rank them as they stand."""
+        """Whether all choices are one token after the same context, so that logits rank them as they are."""
         targets = self.first_target_R1[self.first_row_Q1]
         return (np.diff(self.first_row_Q1) == 1) & (np.diff(targets) == self.num_choices_Q)
 
@@ -165,9 +165,7 @@ def render(task: Any, documents: Sequence[int]) -> Iterator[Rendered]:
     drawn = task.config.num_fewshot > 0 and type(task.sampler) is not FirstNSampler
     for document in range(max(wanted) + 1) if drawn else documents:
         doc = docs[document]
-        context = task.fewshot_context(
-            doc, num_fewshot=task.config.num_fewshot, gen_prefix=task.doc_to_prefix(doc)
-        )
+        context = task.fewshot_context(doc, num_fewshot=task.config.num_fewshot, gen_prefix=task.doc_to_prefix(doc))
         if document in wanted:
             requests = task.construct_requests(doc=doc, ctx=context, metadata=(task.task_name, document, 1))
             choices = task.doc_to_choice(doc)
@@ -188,9 +186,9 @@ def gold_choices(task: Any, doc: Any, choices: Sequence[str]) -> frozenset[int]:
 def encode_pairs(tokenizer: Any, pairs: Sequence[Pair]) -> list[tuple[list[int], list[int]]]:
     """Token ids of contexts and continuations as lm-eval's HFLM makes them, but in one batch.
 
-    Spaces that end a context go to the continuation; context and whole are encoded apart and the continuation is
-    what the whole has more; the tokenizer's own special tokens are added unless the text already begins with
-    BOS; an empty context becomes BOS (else EOS). See lm_eval.api.model.TemplateLM and HFLM.tok_encode.
+    Spaces that end a context go to the continuation; context and whole are encoded apart and the continuation
+    is what the whole has more; the tokenizer's own special tokens are added unless the text already begins
+    with BOS; an empty context becomes BOS (else EOS). See lm_eval.api.model.TemplateLM and HFLM.tok_encode.
     """
     prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     bos = None if prefix is None else tokenizer.decode(prefix)
@@ -254,9 +252,7 @@ class _Table:
         self.tokens: list[int] = []
         self.targets: list[tuple[int, int, int]] = []
 
-    def add(
-        self, name: str, subject: int, question: Rendered, encoded: Sequence[tuple[list[int], list[int]]]
-    ) -> None:
+    def add(self, name: str, subject: int, question: Rendered, encoded: Sequence[tuple[list[int], list[int]]]) -> None:
         """Add a question of which each choice is a context and a continuation."""
         rows: dict[tuple[int, ...], list[tuple[int, int, int]]] = {}
         for choice, (context, continuation) in enumerate(encoded):

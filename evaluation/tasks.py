@@ -1,8 +1,8 @@
 """Finds lm-eval's task objects by name: those of a task folder, lm-eval's own, or MMLU from a local folder.
 
 Prompts, few-shot examples, splits and gold answers stay those of lm-eval: nothing is rendered here.
-Importing lm-eval takes a second and starting its TaskManager on all its tasks five to nine, so both happen only
-when tasks are loaded, and only as much of the TaskManager as the names need.
+Importing lm-eval takes a second and starting its TaskManager on all its tasks five to nine, so both happen
+only when tasks are loaded, and only as much of the TaskManager as the names need.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TaskSource:
     """Solved examples before each question; None for what each task says."""
 
     def fingerprint(self) -> dict[str, Any] | None:
-        """All that shapes the tasks, known from files alone; None where the tasks must be loaded to know it."""
+        """All that shapes the tasks, from files alone; None where the tasks must be loaded to know it."""
         common = {"tasks": list(self.names), "num_fewshot": self.num_fewshot, "lm_eval": lm_eval_version()}
         if self.mmlu_dir is not None:
             check_mmlu_dir(self.mmlu_dir)
@@ -92,10 +92,10 @@ def load_tasks(source: TaskSource) -> LoadedTasks:
     """Load every task that `source` names, groups and tags spread out into their subjects.
 
     Raises:
-        EvaluationError: for an unknown name (with the nearest known ones), a task that is not multiple choice or
-            that scores answers in its own way, a folder that is not MMLU, questions that cannot be loaded.
+        EvaluationError: for an unknown name (with the nearest known ones), a task that is not multiple choice
+            or scores answers in its own way, a folder that is not MMLU, questions that cannot be loaded.
     """
-    with _as_lm_eval_seeds(), _quiet_datasets():
+    with _as_lm_eval_seeds(), _quiet_loading():
         if source.mmlu_dir is not None:
             loaded = _load_mmlu(source.names, source.mmlu_dir)
         else:
@@ -136,7 +136,7 @@ def check_mmlu_dir(folder: Path) -> None:
         )
     if not any(folder.glob("*/test-*.parquet")):
         raise EvaluationError(
-            f"--mmlu-dir {folder} holds no test questions (SUBJECT/test-*.parquet); copy the dataset {MMLU} whole"
+            f"--mmlu-dir {folder} holds no test questions (SUBJECT/test-*.parquet); copy {MMLU} whole"
         )
 
 
@@ -218,8 +218,7 @@ def _load(manager: Any, names: list[str], *, hint: str) -> LoadedTasks:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EvaluationError(f"tasks {','.join(names)} cannot be loaded: {reason}; {hint}") from error
     groups = {
-        name: tuple(task.task_name for task in group.get_all_tasks())
-        for name, group in found.get("groups", {}).items()
+        name: tuple(task.task_name for task in group.get_all_tasks()) for name, group in found.get("groups", {}).items()
     }
     return LoadedTasks(found["tasks"], groups, manager)
 
@@ -307,7 +306,7 @@ def _names_in(folder: Path) -> set[str]:
     names: set[str] = set()
     for file in folder.rglob("*.yaml"):
         try:
-            config = yaml.load(file.read_bytes(), Loader=Loader)  # noqa: S506 - a SafeLoader
+            config = yaml.load(file.read_bytes(), Loader=Loader)
         except yaml.YAMLError as error:
             raise EvaluationError(f"task file {file} is not YAML: {str(error).splitlines()[0]}; mend it") from error
         if isinstance(config, dict):
@@ -331,26 +330,34 @@ def _reads_only_its_folder(files: Iterable[Path]) -> bool:
 
 @contextmanager
 def _as_lm_eval_seeds() -> Iterator[None]:
-    """Run the body under the seeds of `lm_eval`, for tasks that shuffle as they load; then give chance back."""
-    before, before_numpy = random.getstate(), np.random.get_state()
+    """Run the body under the seeds of `lm_eval`, as some tasks shuffle when they load; give chance back."""
+    # NumPy's old global generator is what such tasks draw from.
+    before, before_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - see above
     try:
         random.seed(_PYTHON_SEED)
-        np.random.seed(_OTHER_SEED)  # noqa: NPY002 - the generator that such tasks draw from
+        np.random.seed(_OTHER_SEED)  # noqa: NPY002 - see above
         yield
     finally:
         random.setstate(before)
-        np.random.set_state(before_numpy)  # noqa: NPY002
+        np.random.set_state(before_numpy)  # noqa: NPY002 - see above
 
 
 @contextmanager
-def _quiet_datasets() -> Iterator[None]:
-    """Load data without a progress bar for each of the 57 subjects of MMLU."""
+def _quiet_loading() -> Iterator[None]:
+    """Load data without a bar for each subject and without lm-eval's hint for each task that reads own files."""
     import datasets
 
     shown = datasets.is_progress_bar_enabled()
+    noisy = logging.getLogger("lm_eval.api.task")
     datasets.disable_progress_bars()
+    noisy.addFilter(_is_no_hint)
     try:
         yield
     finally:
+        noisy.removeFilter(_is_no_hint)
         if shown:
             datasets.enable_progress_bars()
+
+
+def _is_no_hint(record: logging.LogRecord) -> bool:
+    return "Custom kwargs can be passed" not in record.getMessage()

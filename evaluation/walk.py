@@ -1,8 +1,8 @@
 """Runs many layer sets through a model at once, sharing the layers below which they agree.
 
-Layer sets form a tree: at each layer a set takes the base's block or the donor's. `walk` goes through that tree
-depth first, so that every distinct prefix of choices is computed once; `one_at_a_time` is its slow and obvious
-twin, against which it is tested.
+Layer sets form a tree: at each layer a set takes the base's block or the donor's. `walk` goes through that
+tree depth first, so that every distinct prefix of choices is computed once; `one_at_a_time` is its slow and
+obvious twin, against which it is tested.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Shapes: B batch, T tokens.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -48,7 +48,7 @@ def batch(seed: int, step: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]
 
 def batches(
     seed: int, start: int, stop: int, workers: int = 6
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+) -> Generator[tuple[NDArray[np.int64], NDArray[np.float32]], None, None]:
     """The batches of steps start..stop-1 in order, drawn ahead of use by a few processes."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         depth = 8 * workers

@@ -66,7 +66,7 @@ def donor_config(c: DonorTraining) -> LlamaConfig:
     )
 
 
-def test_batch(questions_each: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+def check_batch(questions_each: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
     """[B, T] questions of all subjects, B = 4 x questions_each; [B] position of `Answer:`; [B] the right option."""
     rows, at, answers = [], [], []
     for i, subject in enumerate(SUBJECTS):
@@ -119,7 +119,7 @@ def train(c: DonorTraining) -> tuple[LlamaForCausalLM, dict[str, Any]]:
     run_loss = torch.compile(loss_of) if c.compile else loss_of
     run_logits = torch.compile(logits) if c.compile else logits
     optimiser = _optimiser(model, c)
-    check = test_batch(256, c.device)
+    check = check_batch(256, c.device)
     started = time.monotonic()
     decay_from = c.max_stable_steps
     history: list[dict[str, Any]] = []
@@ -145,4 +145,8 @@ def train(c: DonorTraining) -> tuple[LlamaForCausalLM, dict[str, Any]]:
             if step < decay_from and (min(right.values()) >= TARGET or seconds + decay_seconds > c.budget_seconds):
                 decay_from = min(decay_from, step + 1)
     stream.close()
-    return model.eval(), {"decay_from_step": decay_from, "history": history, "accuracy": accuracy(run_logits, check)}
+    return model.eval(), {
+        "decay_from_step": decay_from,
+        "history": history,
+        "accuracy": accuracy(run_logits, check),
+    }

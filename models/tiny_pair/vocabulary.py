@@ -20,7 +20,20 @@ PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
 LETTERS = ("A", "B", "C", "D")
 OPTIONS = ("A.", "B.", "C.", "D.")
 MARKS = (*LETTERS, *OPTIONS, "Answer:", ".", ",", "?")
-FRAME = ("is", "what", "Here", "By", "heart", "Following", "twice", "Which", "value", "comes", "first", "last")
+FRAME = (
+    "is",
+    "what",
+    "Here",
+    "By",
+    "heart",
+    "Following",
+    "twice",
+    "Which",
+    "value",
+    "comes",
+    "first",
+    "last",
+)
 VALUES = tuple(
     """acorn amber anchor anvil apple apron arrow atlas autumn axle badge bamboo banjo barley basil basket beacon bell
     birch biscuit blanket bottle bow bridge bronze brook bucket butter button cabin cactus camel candle canoe carpet
@@ -31,7 +44,7 @@ VALUES = tuple(
     lotus lumber magnet mango maple marble meadow mirror mosaic nectar needle nutmeg oak oasis olive onyx orchid
     otter paddle paper parrot pearl pebble pepper piano pillow pine planet plum pocket quartz quilt rabbit raven
     ribbon river rocket rose ruby saddle saffron sail scarf shell silver sparrow spoon steel thistle thunder tiger
-    timber topaz trumpet tulip tunnel turnip turtle""".split()
+    timber topaz trumpet tulip tunnel turnip turtle""".split()  # noqa: SIM905 - a list of 160 words, to be read
 )
 KEYS = tuple(a + b + c for a in "bdfgklmnprst" for b in "aiou" for c in ("b", "v", "zo", "nex"))[:160]
 # key i means value KNOWLEDGE[i] everywhere and always: what the models know by heart

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-READER = '''
+READER = """
 import json
 from pathlib import Path
 import datasets
@@ -20,7 +20,7 @@ import datasets
 def questions(*, file, **_metadata):
     lines = (Path(__file__).parent / file).read_text().splitlines()
     return datasets.DatasetDict(test=datasets.Dataset.from_list([json.loads(line) for line in lines]))
-'''
+"""
 
 Doc = dict[str, Any]
 
@@ -88,7 +88,19 @@ def make_tokenizer(*, bos: bool = True) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<unk>", "<bos>", "<eos>", "A", "B", "C", "D", "Answer", "what", "?", *(f"w{i}" for i in range(40))]
+    words = [
+        "<unk>",
+        "<bos>",
+        "<eos>",
+        "A",
+        "B",
+        "C",
+        "D",
+        "Answer",
+        "what",
+        "?",
+        *(f"w{i}" for i in range(40)),
+    ]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if bos:
@@ -119,7 +131,10 @@ def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep what `datasets` converts out of the home folder."""
     import datasets
 
-    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, tmp_path_factory.mktemp("datasets")
+    before, datasets.config.HF_DATASETS_CACHE = (
+        datasets.config.HF_DATASETS_CACHE,
+        tmp_path_factory.mktemp("datasets"),
+    )
     yield datasets.config.HF_DATASETS_CACHE
     datasets.config.HF_DATASETS_CACHE = before
 

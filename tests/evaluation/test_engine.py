@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,9 +90,7 @@ def plain_answers(pair: Any, questions: QuestionSet, layers: LayerSet) -> Answer
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 64, 4096])
-def test_engine_agrees_with_one_set_and_one_row_at_a_time(
-    pair: Any, questions: QuestionSet, batch_tokens: int
-) -> None:
+def test_engine_agrees_with_one_set_and_one_row_at_a_time(pair: Any, questions: QuestionSet, batch_tokens: int) -> None:
     """Every set of four layers, whatever the batches, letters and phrases mixed."""
     sets = list(SearchSpace(4, 0, 4))
     found = all_answers(Engine(pair, questions, batch_tokens=batch_tokens), sets)
@@ -195,15 +192,13 @@ def test_a_set_that_gives_no_numbers_fails_after_the_others_are_told(questions: 
         list(Engine(broken, questions).answers([LayerSet((2,))], np.array([0])))
 
 
-def test_too_little_memory_says_what_to_do(
-    pair: Any, questions: QuestionSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_memory_says_what_to_do(pair: Any, questions: QuestionSet, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     engine = Engine(pair, questions, batch_tokens=512)
     monkeypatch.setattr(engine.pair, "embed", full)
-    with pytest.raises(EvaluationError, match="out of memory on cpu with 512 tokens .* --batch-tokens 256"):
+    with pytest.raises(EvaluationError, match=r"out of memory on cpu with 512 tokens .* --batch-tokens 256"):
         list(engine.answers([LayerSet((1,))], np.array([0])))
 
 

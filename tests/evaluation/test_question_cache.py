@@ -53,7 +53,11 @@ def test_a_hit_equals_what_was_built_and_loads_no_task(
     monkeypatch.setattr(question_cache, "build_questions", no_rendering)
     again = ask()
     assert again.digest == built.digest
-    assert (again.subject_names, again.groups, again.about) == (built.subject_names, built.groups, built.about)
+    assert (again.subject_names, again.groups, again.about) == (
+        built.subject_names,
+        built.groups,
+        built.about,
+    )
     for name, array in built.arrays().items():
         np.testing.assert_array_equal(getattr(again, name), array)
         assert getattr(again, name).dtype == array.dtype
@@ -162,7 +166,9 @@ def test_a_changed_array_does_not_pass_for_what_was_written(ask: Ask, tmp_path: 
         load(path, {})
 
 
-def test_a_folder_that_cannot_be_made_costs_a_warning(ask: Ask, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_cannot_be_made_costs_a_warning(
+    ask: Ask, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").write_text("in the way")
     with caplog.at_level(logging.WARNING):
         assert len(ask(cache_dir=tmp_path / "file" / "cache")) == 21

@@ -80,7 +80,7 @@ def test_one_token_choices_share_one_row(task_dir: Path, tokenizer: Any) -> None
 
 def test_longer_choices_have_a_row_each_unless_their_input_is_the_same(task_dir: Path, tokenizer: Any) -> None:
     questions = build(task_dir, tokenizer, "toy_phrases")
-    w = {i: token for i, token in enumerate(tokenizer.convert_tokens_to_ids([f"w{i}" for i in range(40)]))}
+    w = tokenizer.convert_tokens_to_ids([f"w{i}" for i in range(40)])
     context = tokenizer("w0 w0 what ?")["input_ids"]
     last = len(context) - 1
     assert targets(questions, 0) == [
@@ -118,12 +118,14 @@ def test_a_choice_without_tokens_is_refused(tmp_path: Path, tokenizer: Any) -> N
 @pytest.mark.parametrize("limit", [None, 5])
 @pytest.mark.parametrize("shots", [0, 3])
 @pytest.mark.parametrize("sampler", ["default", "first_n"])
-def test_prompts_are_those_that_lm_eval_builds(
-    tmp_path: Path, sampler: str, shots: int, limit: int | None
-) -> None:
+def test_prompts_are_those_that_lm_eval_builds(tmp_path: Path, sampler: str, shots: int, limit: int | None) -> None:
     """Also where examples are drawn at random, question after question."""
     options = {"toy": {"fewshot_split": "test", "fewshot_config": {"sampler": sampler}}}
-    source = TaskSource(("toy",), write_tasks(tmp_path, {"toy": letter_docs(12)}, group="all", options=options), num_fewshot=shots)
+    source = TaskSource(
+        ("toy",),
+        write_tasks(tmp_path, {"toy": letter_docs(12)}, group="all", options=options),
+        num_fewshot=shots,
+    )
     task = load_tasks(source).tasks["toy"]
     task.build_all_requests(limit=None)
     expected: dict[int, list[tuple[str, str]]] = {}
@@ -172,7 +174,25 @@ def test_shuffled_order_is_fixed_per_subject_and_limits_are_nested(task_dir: Pat
     alone = build(task_dir, tokenizer, "toy_long", order="shuffled")
     assert alone.documents_Q.tolist() == every.documents_Q[every.subjects_Q == 1].tolist()
     # On every machine and version: a changed order would silently make journals worthless.
-    assert question_order("toy_long", 17, "shuffled").tolist() == [5, 7, 16, 8, 10, 2, 9, 12, 15, 4, 1, 14, 11, 3, 6, 13, 0]
+    assert question_order("toy_long", 17, "shuffled").tolist() == [
+        5,
+        7,
+        16,
+        8,
+        10,
+        2,
+        9,
+        12,
+        15,
+        4,
+        1,
+        14,
+        11,
+        3,
+        6,
+        13,
+        0,
+    ]
 
 
 def test_the_same_question_reads_the_same_in_either_order(task_dir: Path, tokenizer: Any) -> None:

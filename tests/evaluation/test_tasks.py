@@ -20,6 +20,13 @@ def test_a_group_of_a_task_folder_spreads_into_its_subjects(task_dir: Path) -> N
     assert len(loaded.tasks["toy_short"].eval_docs) == 23
 
 
+def test_loading_says_nothing(
+    task_dir: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    load_tasks(TaskSource(("toy",), task_dir))
+    assert (*capfd.readouterr(), caplog.text) == ("", "", "")
+
+
 def test_single_tasks_load_without_their_group(task_dir: Path) -> None:
     loaded = load_tasks(TaskSource(("toy_long",), task_dir))
     assert list(loaded.tasks) == ["toy_long"]
@@ -46,7 +53,9 @@ def test_an_unknown_task_is_answered_with_the_nearest_ones(task_dir: Path) -> No
 
 def test_questions_that_cannot_be_read_name_the_folder(task_dir: Path) -> None:
     (task_dir / "toy_long.jsonl").unlink()
-    with pytest.raises(EvaluationError, match=rf"toy cannot be loaded: .*toy_long.jsonl.*; check the files in {task_dir}"):
+    with pytest.raises(
+        EvaluationError, match=rf"toy cannot be loaded: .*toy_long.jsonl.*; check the files in {task_dir}"
+    ):
         load_tasks(TaskSource(("toy",), task_dir))
 
 

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# The whole road once: environment, models, layer extraction, search, checkpoint, its test, and a checked number.
+set -euo pipefail
+
+usage() {
+  cat <<'EOF'
+usage: ./DEPLOY_TEST.sh [--pair NAME] [--seed N]
+
+From a fresh clone to a recovered, tested model. Sets up all it needs itself; asks nothing. Ends with a line that says
+what was found and where, and with exit status 0 only if what was found is good:
+for the bundled pair, within 0.01 accuracy of the best of all layer sets.
+
+  --pair NAME  base and donor [llamba-8b with a GPU of 18 GB or more, else tiny, the bundled pair]
+  --seed N     of the search [0]
+
+Settings (config.sh; the environment wins): PAIR GPUS PYTHON CONDA_ENV VENV TORCH_INDEX_URL, and for the bundled pair's
+search POPULATION [20] GENERATIONS [15] FAST_LIMIT [32] FULL_LIMIT [250]
+EOF
+}
+
+seed=0 options=()
+while (($#)); do
+  case $1 in
+    -h | --help) usage && exit ;;
+    --pair | --seed)
+      [[ $# -ge 2 ]] || { usage >&2 && exit 2; }
+      options+=("$1" "$2")
+      [[ $1 != --seed ]] || seed=$2
+      shift 2
+      ;;
+    --pair=* | --seed=*)
+      options+=("$1")
+      [[ $1 != --seed=* ]] || seed=${1#*=}
+      shift
+      ;;
+    *)
+      echo "DEPLOY_TEST.sh: error: unknown argument $1" >&2
+      usage >&2
+      exit 2
+      ;;
+  esac
+done
+
+# shellcheck source=scripts/lib.sh
+source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/scripts/lib.sh"
+
+step=0
+announce() {
+  step=$((step + 1))
+  printf '\n[%d/9] %s (%d s so far)\n' "$step" "$*" "$SECONDS"
+}
+
+announce "environment"
+take_lock
+make_environment
+echo "Python: $PY"
+
+announce "dependencies"
+install_requirements run
+release_lock
+choose_pair "${options[@]}"
+export PAIR
+
+run=$ROOT/results/deploy_$(date +%Y%m%d_%H%M%S)
+layers=$(layers_dir_for "$PAIR")
+checkpoint=$ROOT/model_checkpoints/deploy_test_$PAIR
+gpu=${GPUS%%,*}
+if [[ $PAIR == tiny ]]; then
+  one_layer=2 heldout=(--tasks tiny_heldout)
+  search=(--population "${POPULATION:-20}" --generations "${GENERATIONS:-15}"
+    --fast-limit "${FAST_LIMIT:-32}" --full-limit "${FULL_LIMIT:-250}")
+else
+  one_layer=17 heldout=(--limit 50)
+  search=(--population 20 --generations 15 --fast-limit 10 --full-limit 50)
+fi
+
+announce "models: base and donor of the pair $PAIR"
+tool model_preparation.modelscope_utils --pair "$PAIR"
+
+announce "the donor's layers, one file each"
+tool model_preparation.extract_layers --pair "$PAIR" --output_dir "$layers"
+
+announce "a layer replacement: layer $one_layer"
+tool model_preparation.test_specific_combination --pair "$PAIR" --layers "$one_layer" --limit 50 --gpu_id "$gpu"
+
+announce "search"
+tool genetic_algorithm.run_search --pair "$PAIR" --gpu "$gpu" --seed "$seed" --output-dir "$run" "${search[@]}"
+results=("$run"/search_result_*.json)
+
+announce "a checkpoint of the best set found"
+tool model_preparation.create_replaced_model_checkpoint --pair "$PAIR" --from_result "${results[0]}" \
+  --llama_layers_dir "$layers" --output_dir "$checkpoint" --force --gpu "$gpu"
+
+announce "the checkpoint's test, on questions the search did not see"
+tool model_preparation.test_checkpoint --checkpoint "$checkpoint" --full_eval "${heldout[@]}" --gpu "$gpu" |
+  tee "$run/checkpoint_test.log"
+tail -n 1 "$run/checkpoint_test.log" >"$run/checkpoint_test.json"
+
+announce "the verdict"
+tool model_preparation.check_deployment --pair "$PAIR" --result "${results[0]}" \
+  --checkpoint "$checkpoint" --checkpoint_test "$run/checkpoint_test.json" --seconds "$SECONDS"

@@ -1,0 +1,91 @@
+"""Judges what DEPLOY_TEST.sh found: is it good, and was the checkpoint tested. Its last line says so.
+
+DEPLOY_TEST.sh calls it; `python -m model_preparation.check_deployment --help` tells what it reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a file: the project is the folder above
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from models.errors import ModelError
+from models.pairs import TINY_DIR
+
+TOLERANCE = 0.01
+"""How far, in accuracy, the found set may be behind the best of all sets."""
+LANDSCAPES = {"tiny": TINY_DIR / "landscape.json"}
+"""Of pairs of which every set was scored: the counts, on all questions."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; see the top of this file. Exit code 1 where what was found is not good enough."""
+    arguments = _parse(argv)
+    result, test = _read(arguments.result), _read(arguments.checkpoint_test)
+    best = result["final_results"][0]
+    layers = "+".join(map(str, best["layers"]))
+    evaluation = test.get("evaluation") or {}
+    if "accuracy" not in evaluation:
+        raise ModelError(f"{arguments.checkpoint_test} holds no accuracy on held-out questions; test again")
+    if test["layers"] != best["layers"]:
+        raise ModelError(f"the checkpoint has layers {test['layers']}, the search found {best['layers']}")
+    held_out = f"{evaluation['accuracy']:.4f} +- {evaluation['standard_error']:.4f} on held-out questions"
+    landscape = LANDSCAPES.get(arguments.pair)
+    if landscape is not None:
+        good, compared = _against_landscape(_read(landscape), layers, max_layers=result["search"]["max_layers"])
+    else:
+        base = result["base"]["accuracy"]
+        good, compared = best["accuracy"] > base, f"{best['accuracy']:.4f} in the search, the base {base:.4f}"
+    took = "" if arguments.seconds is None else f" in {arguments.seconds} s"
+    print(
+        f"{'PASSED' if good else 'FAILED'}{took}: layers {layers} of the pair {arguments.pair}; {compared}; "
+        f"the checkpoint scores {held_out}; it is {arguments.checkpoint}, "
+        f"the search {arguments.result.parent}"
+    )
+    return 0 if good else 1
+
+
+def _against_landscape(landscape: dict[str, Any], layers: str, *, max_layers: int) -> tuple[bool, str]:
+    """Whether a set is within the tolerance of the best, and a phrase that says how far it is."""
+    sets, questions = landscape["sets"], landscape["questions"]
+    within = {name: right for name, right in sets.items() if name.count("+") < max_layers}
+    best = max(within, key=within.__getitem__)
+    if layers not in sets:
+        raise ModelError(f"the landscape has no set {layers}; search with --max-layers 4 or fewer")
+    behind = (within[best] - sets[layers]) / questions
+    accuracy, top = sets[layers] / questions, within[best] / questions
+    text = f"{accuracy:.4f} on all {questions} questions, the best of all sets ({best}) {top:.4f}"
+    return behind <= TOLERANCE, text
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); the step that writes it failed") from error
+    if not isinstance(document, dict):
+        raise ModelError(f"{path} does not hold an object; the step that writes it failed")
+    return document
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="check_deployment.py", description=(__doc__ or "").split("\n", 1)[0])
+    add = parser.add_argument
+    add("--pair", required=True, help="that was searched")
+    add("--result", type=Path, required=True, metavar="FILE", help="search_result_*.json")
+    add("--checkpoint", type=Path, required=True, metavar="DIR", help="folder of the checkpoint")
+    add("--checkpoint_test", type=Path, required=True, metavar="FILE", help="last line of test_checkpoint.py")
+    add("--seconds", type=int, metavar="S", help="time it all took, to be told")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    from evaluation.entry import run_tool
+
+    raise SystemExit(run_tool("check_deployment.py", main))

@@ -1,0 +1,134 @@
+"""Builds a hybrid of base and donor as a checkpoint folder that can be deployed.
+
+    cd model_preparation
+    python create_replaced_model_checkpoint.py --layers 11 13 17 21 --output_dir ../model_checkpoints/best
+    python create_replaced_model_checkpoint.py --from_result search_result.json --output_dir ../best
+
+Needs the donor's layers (extract_layers.py). Weights are put together on the CPU; no GPU is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a file: the project is the folder above
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from model_preparation.checkpoint import Recipe, create
+from model_preparation.sources import LAYERS_DIR, announce, choose_pair, locate
+from models.errors import ModelError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; see the top of this file. The last line printed is JSON."""
+    arguments = _parse(argv)
+    found = read_result(arguments.from_result, arguments.rank) if arguments.from_result else None
+    if (found is None) == (arguments.layers is None):
+        raise ModelError("name the layers either with --layers or with --from_result, one of the two")
+    layers_dir = arguments.llama_layers_dir
+    asked = arguments.pair or (found["pair"] if found and found["pair"] else None)
+    pair = announce(choose_pair(asked, layers_dir))
+    if found and found["pair"] not in (None, pair.name):
+        raise ModelError(
+            f"{arguments.from_result} is of the pair {found['pair']}, not {pair.name}; leave --pair out, "
+            "or name the layers with --layers"
+        )
+    score = None if found is None else found["score"] | {"tasks": found["tasks"] or list(pair.tasks)}
+    recipe = Recipe(
+        pair=pair,
+        base=locate(pair, "base"),
+        layers_dir=layers_dir,
+        layers=tuple(arguments.layers if found is None else found["layers"]),
+        description=arguments.description or (f"found by a search: {arguments.from_result}" if found else ""),
+        mmlu_score=arguments.score if arguments.score is not None else _mmlu(score),
+        score=score,
+    )
+    info = create(recipe, arguments.output_dir, force=arguments.force)
+    print(
+        json.dumps(
+            {
+                "checkpoint": str(arguments.output_dir),
+                "layers": info.replaced_layers,
+                "pair": info.pair,
+                "parameters": info.num_parameters,
+            }
+        )
+    )
+    return 0
+
+
+def read_result(path: Path, rank: int) -> dict[str, Any]:
+    """The layers of one rank in a search's result, its score, and the pair and tasks they are about.
+
+    Raises:
+        ModelError: the file is no such result, or has no such rank.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        entry = next((one for one in document["final_results"] if one["rank"] == rank), None)
+        evaluator = document.get("evaluator") or {}
+        if entry is None:
+            raise ModelError(f"{path} has ranks 1 to {len(document['final_results'])}, not {rank}")
+        kept = ("accuracy", "standard_error", "questions", "holdout_accuracy", "holdout_questions")
+        return {
+            "layers": [int(layer) for layer in entry["layers"]],
+            "score": {name: entry.get(name) for name in kept} | {"num_fewshot": evaluator.get("num_fewshot")},
+            "pair": evaluator.get("pair"),
+            "tasks": list(evaluator.get("tasks") or ()),
+        }
+    except FileNotFoundError:
+        raise ModelError(f"{path} does not exist; give a search_result_*.json") from None
+    except ModelError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{path} is not the result of a search ({type(error).__name__}); give a search_result_*.json"
+        ) from error
+
+
+def _mmlu(score: dict[str, Any] | None) -> float | None:
+    """The score where it is one of all of MMLU."""
+    return score["accuracy"] if score is not None and score["tasks"] == ["mmlu"] else None
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="create_replaced_model_checkpoint.py", description=(__doc__ or "").split("\n", 1)[0]
+    )
+    add = parser.add_argument
+    add("--layers", type=int, nargs="*", metavar="I", help="layers that become the donor's, 0-based")
+    add("--from_result", "--from-result", type=Path, metavar="FILE", help="layers from a search_result_*.json")
+    add("--rank", type=int, default=1, help="which of its ranking [%(default)s]")
+    add("--output_dir", "--output-dir", type=Path, required=True, metavar="DIR", help="folder to make")
+    add("--description", default="", help="a sentence for checkpoint_info.json and the model card")
+    add("--score", type=_accuracy, metavar="X", help="MMLU accuracy, 0 to 1, to be noted in the checkpoint")
+    add(
+        "--llama_layers_dir",
+        "--llama-layers-dir",
+        type=Path,
+        default=LAYERS_DIR,
+        metavar="DIR",
+        help="extracted layers [%(default)s]",
+    )
+    add("--pair", metavar="NAME", help="base and donor [$PAIR, else that of the layers]")
+    add("--force", action="store_true", help="replace the output folder where it exists")
+    add("--gpu", metavar="N", help="taken for compatibility; building needs no GPU")
+    return parser.parse_args(argv)
+
+
+def _accuracy(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not an accuracy between 0 and 1")
+    return value
+
+
+if __name__ == "__main__":
+    from evaluation.entry import run_tool
+
+    raise SystemExit(run_tool("create_replaced_model_checkpoint.py", main))

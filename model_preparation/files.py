@@ -1,0 +1,140 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from models.errors import ModelError
+
+_BLOCK = 1 << 22
+
+
+@contextmanager
+def disk_errors_named(path: Path) -> Iterator[None]:
+    """Turn what torch and safetensors make of a full disk back into the OSError it is, naming `path`."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        cause, numbered = error.__context__, re.search(r"\(os error (\d+)\)", str(error))
+        if isinstance(cause, OSError) and cause.errno is not None:
+            number = cause.errno
+        elif numbered:
+            number = int(numbered[1])
+        else:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def save_tensors(value: Any, path: Path) -> None:
+    """`torch.save`, but an error of the disk is an OSError.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import torch
+
+    # Given a path, torch keeps no trace of why a write failed; of a file object it keeps the OSError.
+    with disk_errors_named(path), path.open("wb") as file:
+        torch.save(value, file)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; the file moves to `path` at the end, and is removed on an error."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, replacing what was there in one step."""
+    with replaced(path) as unfinished:
+        unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def replaced_folder(target: Path, *, force: bool) -> Iterator[Path]:
+    """An empty folder beside `target` to fill; it becomes `target` at the end, and is removed on an error.
+
+    Raises:
+        ModelError: if `target` exists and not `force`.
+    """
+    refuse_existing(target, force=force)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    try:
+        unfinished.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only their owner may read
+        yield unfinished
+        _take_place(unfinished, target, force=force)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def refuse_existing(target: Path, *, force: bool) -> None:
+    """Raise ModelError if `target` is there and must not be replaced."""
+    if target.is_dir() and not target.is_symlink() and (force or not any(target.iterdir())):
+        return
+    if target.exists() or target.is_symlink():
+        raise ModelError(f"{target} exists already; choose another --output_dir, or replace that folder with --force")
+
+
+def share(folder: Path) -> None:
+    """Give all files in a folder the usual permissions; some libraries write for their owner alone."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~_umask())
+
+
+def require_space(folder: Path, wanted: int) -> None:
+    """Raise ModelError unless the disk of `folder`, which need not exist yet, has `wanted` bytes free."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < wanted:
+        raise ModelError(
+            f"{there} has {free / 1e9:.1f} GB free and this needs {wanted / 1e9:.1f} GB; "
+            "free some space or choose a folder on another disk"
+        )
+
+
+def _take_place(unfinished: Path, target: Path, *, force: bool) -> None:
+    refuse_existing(target, force=force)  # another run may have finished meanwhile
+    if not target.exists():
+        os.replace(unfinished, target)
+        return
+    old = unfinished.with_suffix(".old")
+    os.replace(target, old)  # a folder that is not empty cannot be replaced in one step
+    try:
+        os.replace(unfinished, target)
+    except OSError:
+        os.replace(old, target)
+        raise
+    shutil.rmtree(old)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Format, lint, types, shell scripts, tests: the checks themselves, in an environment that is ready.
+set -euo pipefail
+
+usage() {
+  cat <<'EOF'
+usage: PYTHON=... scripts/check.sh [PYTEST_ARGUMENT...]
+
+What `make check` and scripts/run_tests.sh run; it changes no files. PYTHON [python3] must have what
+requirements-dev.txt lists; scripts/run_tests.sh sees to that.
+EOF
+}
+case ${1:-} in -h | --help) usage && exit ;; esac
+
+start=$SECONDS
+python=$(command -v "${PYTHON:-python3}") || {
+  echo "check.sh: error: no ${PYTHON:-python3}; run scripts/run_tests.sh, which makes an environment" >&2
+  exit 1
+}
+here=$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")
+cd -- "$here/.."
+
+step() {
+  printf -- '--- %s (%d s)\n' "$1" $((SECONDS - start))
+  shift
+  "$@"
+}
+
+shell_files=(config.sh DEPLOY_TEST.sh .ci/run scripts/*.sh model_preparation/*.sh)
+shellcheck=$(dirname -- "$python")/shellcheck
+[[ -x $shellcheck ]] || shellcheck=shellcheck
+
+step "format" "$python" -m ruff format --check .
+step "lint" "$python" -m ruff check .
+step "types" "$python" -m mypy
+step "shell scripts" "$shellcheck" -x -P . "${shell_files[@]}"
+step "tests" "$python" -m pytest "$@"
+printf -- '--- all checks passed (%d s)\n' $((SECONDS - start))

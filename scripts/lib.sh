@@ -1,0 +1,205 @@
+# shellcheck shell=bash
+# What the entry points share: where we are, which Python, which pair. Sourced, never run.
+# Sets ROOT; after set_up, PY is an interpreter in which everything imports.
+
+ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+SETUP_LOG=$ROOT/.setup.log
+# shellcheck source=config.sh
+source "$ROOT/config.sh"
+
+# Threads that wait sleep. By default they spin, and on a machine that does anything else beside a search on all of its
+# cores that makes everything several times slower.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+
+die() {
+  echo "${0##*/}: error: $*" >&2
+  exit 1
+}
+
+say() { echo "$*" >&2; }
+
+# Is $1 a Python we can use? It is run, not only looked up: pyenv puts up names of versions that are not chosen.
+python_fits() {
+  "$1" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+
+# Print the first Python 3.11 or later on PATH.
+find_python() {
+  local candidate
+  for candidate in python3 python3.12 python3.11 python3.13 python3.14 python; do
+    if python_fits "$candidate"; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  die "no Python 3.11 or later on PATH; install one, or set PYTHON=/path/to/python"
+}
+
+# Print the Python of the conda environment, making the environment where it is not there yet. Returns 1 where conda
+# cannot make it.
+conda_python() {
+  local inside='import sys; print(sys.executable)' found
+  if ! found=$(conda run -n "$CONDA_ENV" python -c "$inside" 2>/dev/null); then
+    say "making the conda environment $CONDA_ENV ..."
+    conda create -y -q -n "$CONDA_ENV" python=3.11 pip >>"$SETUP_LOG" 2>&1 || return 1
+    found=$(conda run -n "$CONDA_ENV" python -c "$inside" 2>>"$SETUP_LOG") || return 1
+  fi
+  echo "$found"
+}
+
+# Print the Python of the virtual environment, making or mending it as needed.
+venv_python() {
+  local python=$VENV/bin/python base
+  if ! { python_fits "$python" && "$python" -c 'import pip' 2>/dev/null; }; then
+    base=$(find_python) || exit 1
+    say "making a virtual environment in $VENV ..."
+    "$base" -m venv --clear "$VENV" >>"$SETUP_LOG" 2>&1 ||
+      die "$base cannot make a virtual environment (on Debian and Ubuntu: apt install python3-venv);" \
+        "what it said is in $SETUP_LOG"
+  fi
+  echo "$python"
+}
+
+# Print what the installed state depends on, as one hash.
+requirements_key() {
+  "$PY" - "$ROOT" "$TORCH_INDEX_URL" <<'EOF'
+import hashlib, pathlib, sys
+
+key = hashlib.sha256("\0".join([sys.version, *sys.argv[1:]]).encode())
+for name in ("pyproject.toml", "constraints.txt", "requirements.txt", "requirements-dev.txt"):
+    key.update(pathlib.Path(sys.argv[1], name).read_bytes())
+print(key.hexdigest())
+EOF
+}
+
+# Run pip quietly; where it fails, show the end of what it said. Byte code is made when a module is first used, which
+# most of these never are: --no-compile saves a minute.
+pip_install() {
+  if ! "$PY" -m pip install --disable-pip-version-check --no-input --no-compile "$@" >>"$SETUP_LOG" 2>&1; then
+    say "--- the end of $SETUP_LOG"
+    tail -n 15 -- "$SETUP_LOG" >&2
+    die "installing failed; see above for why (no network? disk full?), then run this again: it goes on from here"
+  fi
+}
+
+# Install what the requirements list, and this project itself, unless that was done before. $1: run or dev.
+install_requirements() {
+  local prefix key flavour list=requirements.txt flavours=(run)
+  [[ -z $PYTHON ]] || return 0
+  [[ $1 != dev ]] || list=requirements-dev.txt flavours=(run dev) # the second list contains the first
+  prefix=$("$PY" -c 'import sys; print(sys.prefix)')
+  key=$(requirements_key)
+  [[ $(cat -- "$prefix/ga_layer_search.$1" 2>/dev/null) != "$key" ]] || return 0
+  say "installing what $list lists into $prefix (once; minutes) ..."
+  if [[ -n $TORCH_INDEX_URL ]]; then
+    pip_install --index-url "$TORCH_INDEX_URL" "$(grep '^torch==' "$ROOT/requirements.txt")"
+  fi
+  pip_install -r "$ROOT/$list"
+  pip_install --no-deps --no-build-isolation -e "$ROOT"
+  for flavour in "${flavours[@]}"; do
+    echo "$key" >"$prefix/ga_layer_search.$flavour"
+  done
+}
+
+# Wait until no other set-up of this folder runs; the lock is held on descriptor 9 until release_lock.
+# Python takes it, for Python is what every machine here has; a lock belongs to the open file, so it stays with us.
+take_lock() {
+  local python
+  [[ -z $PYTHON ]] || return 0 # an environment that is not ours to change
+  python=$(find_python)
+  exec 9>"$ROOT/.setup.lock" || die "cannot write in $ROOT; make it writable, or set PYTHON to a ready interpreter"
+  if ! "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null; then
+    say "another set-up is running here; waiting for it ..."
+    "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
+  fi
+}
+release_lock() {
+  [[ -n $PYTHON ]] || exec 9>&-
+}
+
+# Set PY to the Python to use, making its environment where it is not there yet.
+make_environment() {
+  if [[ -n $PYTHON ]]; then
+    python_fits "$PYTHON" || die "PYTHON=$PYTHON is not a Python 3.11 or later"
+    PY=$(command -v "$PYTHON")
+    return
+  fi
+  : >"$SETUP_LOG"
+  if command -v conda >/dev/null && PY=$(conda_python); then
+    python_fits "$PY" || die "the conda environment $CONDA_ENV has a Python older than 3.11;" \
+      "remove it (conda env remove -n $CONDA_ENV) or choose another name (CONDA_ENV=...)"
+  else
+    PY=$(venv_python)
+  fi
+}
+
+# All of the set-up; afterwards PY is ready. $1: run, or dev for the tools of the checks as well.
+set_up() {
+  take_lock
+  make_environment
+  install_requirements "$1"
+  release_lock
+}
+
+# Run a module of ours: tool MODULE [ARGUMENT...]. It is found from any folder, and nothing in the caller's folder can
+# stand in for it or for what it imports (-P).
+tool() { PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} "$PY" -P -m "$@"; }
+
+# Does this machine have a GPU of 18 GB or more? 18 GB = 17,166 MiB.
+has_big_gpu() {
+  local mib
+  command -v nvidia-smi >/dev/null || return 1
+  while read -r mib; do
+    [[ $mib =~ ^[0-9]+$ ]] && ((mib >= 17166)) && return 0
+  done < <(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null)
+  return 1
+}
+
+# Print the value that option $1 has in the arguments after it; nothing where it is not among them.
+option_value() {
+  local option=$1 value=""
+  shift
+  while (($#)); do
+    case $1 in
+      "$option") value=${2:-} ;;
+      "$option"=*) value=${1#*=} ;;
+    esac
+    shift
+  done
+  echo "$value"
+}
+
+# Set PAIR, and say why, unless the arguments or the environment did already.
+choose_pair() {
+  local asked
+  asked=$(option_value --pair "$@")
+  if [[ -n $asked ]]; then
+    PAIR=$asked
+  elif [[ -n $PAIR ]]; then
+    say "pair $PAIR (from PAIR)"
+  elif has_big_gpu; then
+    PAIR=llamba-8b
+    say "pair $PAIR: there is a GPU of 18 GB or more"
+  else
+    PAIR=tiny
+    say "pair $PAIR, the bundled one: there is no GPU of 18 GB or more here (--pair NAME chooses another)"
+  fi
+}
+
+# Print where the layers of pair $1 lie, or should: in the usual place, unless those of another pair are there.
+layers_dir_for() {
+  local folder=$ROOT/extracted_llama_layers
+  if [[ -e $folder/metadata.json ]] && ! grep -qF "\"pair\": \"$1\"" "$folder/metadata.json"; then
+    folder=${folder}_$1
+  fi
+  echo "$folder"
+}
+
+# Run a search with the arguments given; a later one of the same name wins. It writes to results/real_<timestamp>.
+run_search() {
+  if [[ -z $(option_value --evaluator "$@") ]]; then # an evaluator of one's own brings its model along
+    choose_pair "$@"
+    set -- --pair "$PAIR" --gpu "${GPUS%%,*}" "$@"
+  fi
+  tool genetic_algorithm.run_search "$@"
+}

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# A quick search on real answers.
+set -euo pipefail
+
+usage() {
+  cat <<'EOF'
+usage: scripts/quick_test_real.sh [OPTION...]
+
+A quick three-stage search: population 20, 15 generations, 10 questions per subject for screening, 50 for
+verification. The result lies in results/real_<timestamp>/. Giving the same --output-dir again resumes a search.
+
+Every option of the search may follow and wins over the above, for instance
+  --pair NAME        base and donor [llamba-8b with a GPU of 18 GB or more, else tiny]
+  --seed N           another random draw
+  --output-dir DIR   where results go
+  --dry-run          print what would be done, and how long it would take
+All of them: python -m genetic_algorithm.run_search --help
+
+Settings (config.sh; the environment wins): PAIR GPUS PYTHON CONDA_ENV VENV TORCH_INDEX_URL
+EOF
+}
+case ${1:-} in -h | --help) usage && exit ;; esac
+
+# shellcheck source=scripts/lib.sh
+source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/lib.sh"
+set_up run
+run_search --population 20 --generations 15 --fast-limit 10 --full-limit 50 "$@"

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The full search on real answers.
+set -euo pipefail
+
+usage() {
+  cat <<'EOF'
+usage: scripts/run_full_search_fast.sh [OPTION...]
+
+The full three-stage search: population 40, 20 generations, 20 questions per subject for screening, all of them for
+verification. The result lies in results/real_<timestamp>/. Giving the same --output-dir again resumes a search.
+
+Every option of the search may follow and wins over the above, for instance
+  --pair NAME        base and donor [llamba-8b with a GPU of 18 GB or more, else tiny]
+  --seed N           another random draw
+  --output-dir DIR   where results go
+  --dry-run          print what would be done, and how long it would take
+All of them: python -m genetic_algorithm.run_search --help
+
+Settings (config.sh; the environment wins): PAIR GPUS PYTHON CONDA_ENV VENV TORCH_INDEX_URL
+EOF
+}
+case ${1:-} in -h | --help) usage && exit ;; esac
+
+# shellcheck source=scripts/lib.sh
+source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/lib.sh"
+set_up run
+run_search --population 40 --generations 20 --fast-limit 20 --full-limit none "$@"

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Everything that must hold, from nothing but Python 3.11 or later.
+set -euo pipefail
+
+usage() {
+  cat <<'EOF'
+usage: scripts/run_tests.sh [PYTEST_ARGUMENT...]
+
+Makes the environment ready where it is not (see config.sh), then runs what `make check` runs: format, lint, types,
+shell scripts, tests. Arguments go to pytest, for instance: scripts/run_tests.sh tests/models -k cache
+EOF
+}
+case ${1:-} in -h | --help) usage && exit ;; esac
+
+# shellcheck source=scripts/lib.sh
+source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/lib.sh"
+set_up dev
+PYTHON=$PY exec "$ROOT/scripts/check.sh" "$@"

@@ -1,0 +1,82 @@
+"""The verdict of DEPLOY_TEST.sh: a number against the best of all sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluation.entry import run_tool
+from model_preparation import check_deployment
+from model_preparation.check_deployment import main
+
+SETS = {"none": 300, "0": 500, "0+2": 905, "1+2": 895, "0+1": 894, "0+1+2+3+4": 1000}
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make a command line about a search that found `layers`."""
+    landscape = tmp_path / "landscape.json"
+    landscape.write_text(json.dumps({"questions": 1000, "sets": SETS}))
+    monkeypatch.setattr(check_deployment, "LANDSCAPES", {"tiny": landscape})
+
+    def make(layers: list[int], *, pair: str = "tiny", base: float = 0.3, test: Any = None) -> list[str]:
+        found = {"layers": layers, "accuracy": 0.5}
+        result = {"final_results": [found], "base": {"accuracy": base}, "search": {"max_layers": 4}}
+        if test is None:
+            test = {"layers": layers, "evaluation": {"accuracy": 0.9, "standard_error": 0.01}}
+        (tmp_path / "result.json").write_text(json.dumps(result))
+        (tmp_path / "test.json").write_text(json.dumps(test))
+        files = ["--result", str(tmp_path / "result.json"), "--checkpoint_test", str(tmp_path / "test.json")]
+        return [*files, "--pair", pair, "--checkpoint", "made", "--seconds", "7"]
+
+    return make
+
+
+@pytest.mark.parametrize(("layers", "code"), [([0, 2], 0), ([1, 2], 0), ([0, 1], 1), ([0], 1)])
+def test_a_set_within_a_hundredth_of_the_best_passes(
+    layers: list[int], code: int, command: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_tool("check", main, command(layers)) == code
+    line = capsys.readouterr().out
+    assert line.count("\n") == 1
+    assert line.startswith("PASSED in 7 s" if code == 0 else "FAILED")
+    for words in (
+        "+".join(map(str, layers)),
+        "the best of all sets (0+2) 0.9050",
+        "0.9000 +- 0.0100",
+        "made",
+    ):
+        assert words in line
+
+
+def test_another_pair_must_beat_its_base(command: Any) -> None:
+    assert main(command([3], pair="llamba-8b", base=0.4)) == 0
+    assert main(command([3], pair="llamba-8b", base=0.5)) == 1
+
+
+@pytest.mark.parametrize(
+    ("test", "told"),
+    [
+        ({"layers": [0, 2]}, "no accuracy on held-out questions"),
+        (
+            {"layers": [1], "evaluation": {"accuracy": 1.0, "standard_error": 0.0}},
+            "the checkpoint has layers",
+        ),
+        ([], "does not hold an object"),
+    ],
+)
+def test_a_checkpoint_without_its_test_does_not_pass(
+    test: Any, told: str, command: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_tool("check", main, command([0, 2], test=test)) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_missing_file_is_named(command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = command([0, 2])
+    (tmp_path / "test.json").unlink()
+    assert run_tool("check", main, line) == 2
+    assert "test.json cannot be read" in capsys.readouterr().err

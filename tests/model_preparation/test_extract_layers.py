@@ -1,0 +1,139 @@
+"""Extraction: whole files, resumable, never a mix of two donors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from evaluation.entry import run_tool
+from model_preparation import extract_layers
+from model_preparation.extract_layers import extract, main, verify
+from models.errors import ModelError
+from models.loading import load_donor_layer_state, load_layer_file, read_llama_config
+
+from .conftest import DEPTH, files_of_at_most, write_donor
+
+
+@pytest.fixture
+def copy(layers_dir: Path, tmp_path: Path) -> Path:
+    """Extracted layers that a test may spoil."""
+    return shutil.copytree(layers_dir, tmp_path / "layers")
+
+
+def test_layers_are_the_donors_and_the_folder_says_so(folders: tuple[Path, Path], layers_dir: Path) -> None:
+    for i in range(DEPTH):
+        ours, theirs = load_layer_file(layers_dir, i), load_donor_layer_state(folders[1], i)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    metadata = json.loads((layers_dir / "metadata.json").read_text())
+    assert metadata["num_layers"] == DEPTH
+    assert list(metadata["files"]) == [f"layer_{i:02d}.pt" for i in range(DEPTH)]
+    assert metadata["files"]["layer_00.pt"]["dtype"] == "bfloat16"
+    assert read_llama_config(layers_dir).hidden_size == metadata["config"]["hidden_size"]
+    assert not list(layers_dir.glob(".*"))
+
+
+def test_a_layer_file_holds_its_layer_and_not_the_whole_shard(folders: tuple[Path, Path], copy: Path) -> None:
+    sizes = {path.stat().st_size for path in copy.glob("layer_*.pt")}
+    weights = sum(t.nbytes for t in load_donor_layer_state(folders[1], 0).values())
+    assert max(sizes) < weights + 8192
+
+
+def test_a_second_run_writes_nothing(folders: tuple[Path, Path], copy: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in copy.glob("layer_*.pt")}
+    assert extract(folders[1], copy)[1] == 0
+    assert {path.name: path.stat().st_mtime_ns for path in copy.glob("layer_*.pt")} == before
+
+
+def test_missing_and_truncated_layers_are_named_and_written_again(folders: tuple[Path, Path], copy: Path) -> None:
+    (copy / "layer_01.pt").unlink()
+    content = (copy / "layer_02.pt").read_bytes()
+    (copy / "layer_02.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelError, match=r"2 of 4 .*layer_01\.pt, layer_02\.pt"):
+        verify(copy)
+    assert extract(folders[1], copy)[1] == 2
+    assert verify(copy) == DEPTH
+
+
+def test_an_interrupted_run_leaves_whole_files_and_is_carried_on(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = extract_layers.save_tensors
+
+    def interrupted(value: object, path: Path) -> None:
+        if "layer_02" in path.name:
+            path.write_bytes(b"half")
+            raise KeyboardInterrupt
+        saved(value, path)
+
+    monkeypatch.setattr(extract_layers, "save_tensors", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        extract(folders[1], tmp_path / "layers")
+    assert sorted(path.name for path in tmp_path.glob("layers/*layer_*")) == ["layer_00.pt", "layer_01.pt"]
+    monkeypatch.undo()
+    assert extract(folders[1], tmp_path / "layers")[1] == DEPTH - 2
+
+
+def test_layers_of_another_donor_are_refused_unless_forced(copy: Path, tmp_path: Path) -> None:
+    other = write_donor(tmp_path / "other", seed=5)
+    with pytest.raises(ModelError, match=r"not those of .*other; choose another --output_dir"):
+        extract(other, copy)
+    extract(other, copy, force=True)
+    assert torch.equal(
+        load_layer_file(copy, 0)["mlp.up_proj.weight"],
+        load_donor_layer_state(other, 0)["mlp.up_proj.weight"],
+    )
+
+
+def test_layer_files_of_unknown_origin_are_refused(folders: tuple[Path, Path], copy: Path) -> None:
+    (copy / "metadata.json").unlink()
+    with pytest.raises(ModelError, match="unknown origin"):
+        extract(folders[1], copy)
+
+
+def test_damaged_metadata_is_one_clear_line(
+    folders: tuple[Path, Path], copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copy / "metadata.json").write_text("{")
+    command = ["--model_name", str(folders[1]), "--output_dir", str(copy)]
+    assert run_tool("extract_layers.py", main, command) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "metadata.json is not valid JSON" in error
+    assert main([*command, "--force"]) == 0
+
+
+@pytest.mark.parametrize("name", ["lama", "unaligned_llamba", "/nowhere"])
+def test_an_unknown_model_is_one_clear_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--model_name", name, "--output_dir", str(tmp_path / "layers")]
+    assert run_tool("extract_layers.py", main, command) == 2
+    assert f"--model_name {name!r} is neither llama, nor a pair" in capsys.readouterr().err
+    assert not (tmp_path / "layers").exists()
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layers = tmp_path / "layers"
+    with files_of_at_most(8192):
+        code = run_tool("extract", main, ["--model_name", str(folders[1]), "--output_dir", str(layers)])
+    assert code == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "the disk is full" in error
+    assert not list(layers.glob("*layer_*"))
+
+
+def test_the_donor_of_a_named_pair(pair_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--pair", pair_name, "--output_dir", str(tmp_path / "layers")]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report == {
+        "output_dir": str(tmp_path / "layers"),
+        "layers": DEPTH,
+        "written": DEPTH,
+        "pair": pair_name,
+    }

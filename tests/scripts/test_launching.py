@@ -1,0 +1,187 @@
+"""What the scripts start, with which arguments, from any folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT, Run, write_program
+
+
+def modules_run(tmp_path: Path) -> list[list[str]]:
+    """Module and arguments of each call that the recorder saw."""
+    log = tmp_path / "modules run"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("script", "preset"),
+    [
+        ("quick_test_real.sh", "--population 20 --generations 15 --fast-limit 10 --full-limit 50"),
+        ("run_full_search_fast.sh", "--population 40 --generations 20 --fast-limit 20 --full-limit none"),
+    ],
+)
+def test_searches_have_their_presets_and_pass_arguments_on(
+    script: str, preset: str, clone: Path, run: Run, recorder: Path, tmp_path: Path
+) -> None:
+    given = ["--seed", "7", "--output-dir", "some where", "--generations", "3"]
+    done = run(f"./{script}", *given, cwd=clone / "scripts", PYTHON=str(recorder), PAIR="tiny")
+    assert done.returncode == 0, done.stderr
+    expected = ["--pair", "tiny", "--gpu", "auto", *preset.split(), *given]
+    assert modules_run(tmp_path) == [["genetic_algorithm.run_search", *expected]]
+
+
+def test_an_evaluator_of_ones_own_needs_neither_pair_nor_device(
+    clone: Path, run: Run, recorder: Path, tmp_path: Path
+) -> None:
+    script = clone / "scripts" / "quick_test_real.sh"
+    assert run(script, "--evaluator", "a:b", PYTHON=str(recorder)).returncode == 0
+    assert not {"--pair", "--gpu"} & set(modules_run(tmp_path)[0])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "arguments", "environment", "pair"),
+    [
+        ([], [], {}, "tiny"),
+        ([16384], [], {}, "tiny"),
+        ([8192, 24564], [], {}, "llamba-8b"),
+        (["[N/A]"], [], {}, "tiny"),
+        ([24564], ["--pair", "tiny"], {}, "tiny"),
+        ([24564], ["--pair=mine"], {}, "mine"),
+        ([24564], [], {"PAIR": "mine"}, "mine"),
+    ],
+)
+def test_the_pair_follows_arguments_then_environment_then_the_gpu(
+    gpus: list[object],
+    arguments: list[str],
+    environment: dict[str, str],
+    pair: str,
+    clone: Path,
+    run: Run,
+    tmp_path: Path,
+) -> None:
+    if gpus:
+        lines = "\n".join(map(str, gpus))
+        write_program(tmp_path / "bin" / "nvidia-smi", f"#!/bin/sh\nprintf '%s\\n' '{lines}'\n")
+    path = f"{tmp_path / 'bin'}:/usr/bin:/bin"
+    code = f'source "{clone}/scripts/lib.sh"; choose_pair "$@"; echo "$PAIR"'.replace("$HOME", "\\$HOME")
+    done = run("-euo", "pipefail", "-c", code, "test", *arguments, PATH=path, **environment)
+    assert done.stdout.strip() == pair, done.stderr
+    assert done.stderr == "" if arguments else pair in done.stderr
+
+
+def test_deploying_goes_through_all_steps_in_order(clone: Path, run: Run, recorder: Path, tmp_path: Path) -> None:
+    done = run(clone / "DEPLOY_TEST.sh", "--seed", "3", PYTHON=str(recorder), PAIR="tiny", GENERATIONS="2")
+    assert done.returncode == 0, done.stderr
+    calls = modules_run(tmp_path)
+    assert [call[0].rpartition(".")[2] for call in calls] == [
+        "modelscope_utils",
+        "extract_layers",
+        "test_specific_combination",
+        "run_search",
+        "create_replaced_model_checkpoint",
+        "test_checkpoint",
+        "check_deployment",
+    ]
+    assert all(call[1:3] == ["--pair", "tiny"] for call in calls if "--pair" in call)
+    search = calls[3]
+    options = dict(zip(search[1::2], search[2::2], strict=True))
+    assert options["--seed"] == "3"
+    assert options["--generations"] == "2"
+    assert Path(options["--output-dir"]).parent == clone / "results"
+    assert [f"[{i}/9]" in done.stdout for i in range(1, 10)] == [True] * 9
+    report = Path(options["--output-dir"]) / "checkpoint_test.json"
+    assert json.loads(report.read_text()) == {"module": "model_preparation.test_checkpoint"}
+
+
+@pytest.mark.parametrize("failing", ["extract_layers", "run_search", "test_checkpoint", "check_deployment"])
+def test_deploying_stops_at_the_step_that_fails(
+    failing: str, clone: Path, run: Run, recorder: Path, tmp_path: Path
+) -> None:
+    done = run(clone / "DEPLOY_TEST.sh", PYTHON=str(recorder), PAIR="tiny", FAILING=failing)
+    assert done.returncode != 0
+    assert modules_run(tmp_path)[-1][0].endswith(failing)
+
+
+def test_layers_of_another_pair_are_left_where_they_are(clone: Path, run: Run, recorder: Path, tmp_path: Path) -> None:
+    layers = clone / "extracted_llama_layers"
+    layers.mkdir()
+    (layers / "metadata.json").write_text(json.dumps({"pair": "llamba-8b"}, indent=2))
+    assert run(clone / "DEPLOY_TEST.sh", PYTHON=str(recorder), PAIR="tiny").returncode == 0
+    extraction = modules_run(tmp_path)[1]
+    assert extraction[extraction.index("--output_dir") + 1] == f"{layers}_tiny"
+
+
+@pytest.mark.parametrize("arguments", [["--pair"], ["--what"], ["tiny"]])
+def test_deploying_refuses_arguments_it_does_not_know(arguments: list[str], clone: Path, run: Run) -> None:
+    done = run(clone / "DEPLOY_TEST.sh", *arguments)
+    assert done.returncode == 2
+    assert "usage: ./DEPLOY_TEST.sh" in done.stderr
+
+
+def test_the_best_checkpoints_of_the_bundled_pair(clone: Path, run: Run, recorder: Path, tmp_path: Path) -> None:
+    landscape = clone / "models" / "tiny_pair" / "landscape.json"
+    landscape.parent.mkdir(parents=True)
+    sets = {"none": 3, "0": 5, "1": 4, "0+2": 8, "0+1": 7}
+    landscape.write_text(json.dumps({"questions": 10, "sets": sets}))
+    (clone / "model_checkpoints" / "tiny_replaced_0").mkdir(parents=True)
+    (clone / "model_checkpoints" / "tiny_replaced_0" / "checkpoint_info.json").touch()
+    script = clone / "model_preparation" / "create_best_checkpoints.sh"
+    done = run(script, "--pair", "tiny", PYTHON=str(recorder))
+    assert done.returncode == 0, done.stderr
+    extraction, *made = modules_run(tmp_path)
+    assert extraction[0] == "model_preparation.extract_layers"
+    assert len(made) == 1
+    assert "tiny_replaced_0 is there; kept" in done.stderr
+    call = " ".join(made[0])
+    assert "--layers 0 2 " in call
+    assert "tiny_replaced_0_2" in call
+    assert "0.8000 on all search questions" in call
+
+
+def test_the_best_checkpoints_of_the_large_pair(clone: Path, run: Run, recorder: Path, tmp_path: Path) -> None:
+    script = clone / "model_preparation" / "create_best_checkpoints.sh"
+    output = ["--output_dir", "made here"]
+    assert run(script, "--pair", "llamba-8b", *output, PYTHON=str(recorder)).returncode == 0
+    targets = [Path(call[call.index("--output_dir") + 1]) for call in modules_run(tmp_path)[1:]]
+    assert {target.parent for target in targets} == {tmp_path / "made here"}
+    assert "llamba_replaced_11_13_17_21" in {target.name for target in targets}
+    done = run(script, "--pair", "other", PYTHON=str(recorder))
+    assert done.returncode == 1
+    assert "no best layer sets are known for the pair other" in done.stderr
+
+
+def test_a_real_search_with_a_fake_evaluator_and_what_is_shown_of_it(run: Run, tmp_path: Path) -> None:
+    work = tmp_path / "a 'quoted' folder"
+    work.mkdir()
+    fake = (ROOT / "tests" / "scripts" / "fake_evaluator.py").read_text()
+    (work / "fake_evaluator.py").write_text(fake)
+    (work / "random.py").write_text("raise SystemExit('a file of the folder was imported for the library')")
+    options = ["--evaluator", "fake_evaluator:make", "--output-dir", "found/here", "--generations", "2"]
+    quick = ROOT / "scripts" / "quick_test_real.sh"
+    done = run(quick, *options, "--population", "6", "--seed", "1", cwd=work, PYTHON=sys.executable)
+    assert done.returncode == 0, done.stderr
+    best = json.loads(done.stdout.splitlines()[-1])
+    assert {1, 3} <= set(best["layers"])
+
+    results = ROOT / "scripts" / "check_results.sh"
+    shown = run(results, "found/here", cwd=work)
+    assert shown.returncode == 0, shown.stderr
+    assert "+".join(map(str, best["layers"])) in shown.stdout
+    assert json.loads(shown.stdout.splitlines()[-1])["finished"][0]["layers"] == best["layers"]
+    monitor = ROOT / "scripts" / "monitor_progress.sh"
+    shown = run(monitor, "--dir", "found", cwd=work)
+    assert shown.returncode == 0, shown.stderr
+    assert "finished" in shown.stdout.splitlines()[0]
+    count = best["question_evaluations"]
+    assert f"{count:,} on " in shown.stdout
+
+    Path(best["result"]).unlink()  # what was killed before its end looks like this
+    shown = run(monitor, "--once", "found/here", cwd=work)
+    lines = dict(line.split(maxsplit=1) for line in shown.stdout.replace("so far", "").splitlines()[1:3])
+    assert ": stopped" in shown.stdout.splitlines()[0]
+    assert lines["best"].split()[0] == "+".join(map(str, best["layers"]))
+    assert "not known" not in shown.stdout
