@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -222,10 +223,8 @@ def write(
     """Fill an empty folder with all files of a checkpoint called `name`."""
     from model_preparation.texts import model_card, read_me
 
-    model.config.register_for_auto_class()  # both write the modelling code and where to find it (auto_map)
-    model.register_for_auto_class("AutoModelForCausalLM")
     model.config.architectures = [type(model).__name__]
-    with disk_errors_named(folder):
+    with disk_errors_named(folder), _with_modelling_code(type(model.config), type(model)):
         model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
     tokenizer.save_pretrained(folder)
     tokenizer.save_pretrained(folder / "tokenizer")
@@ -235,6 +234,17 @@ def write(
     (folder / "README.md").write_text(model_card(info, name, tasks), encoding="utf-8")
     (folder / "README.txt").write_text(read_me(info, name), encoding="utf-8")
     share(folder)
+
+
+@contextmanager
+def _with_modelling_code(config_class: Any, model_class: Any) -> Iterator[None]:
+    """Have `save_pretrained` also write the classes' source, and in config.json where it is (auto_map)."""
+    config_class.register_for_auto_class()
+    model_class.register_for_auto_class("AutoModelForCausalLM")
+    try:
+        yield
+    finally:  # the registration is the classes' own; models saved elsewhere must not change with it
+        config_class._auto_class = model_class._auto_class = None
 
 
 def read_info(folder: Path) -> CheckpointInfo:

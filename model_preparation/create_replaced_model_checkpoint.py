@@ -20,7 +20,7 @@ if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model_preparation.checkpoint import Recipe, create
-from model_preparation.sources import LAYERS_DIR, announce, choose_pair, locate
+from model_preparation.sources import announce, choose_pair, default_layers_dir, locate
 from models.errors import ModelError
 
 
@@ -111,7 +111,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--llama_layers_dir",
         "--llama-layers-dir",
         type=Path,
-        default=LAYERS_DIR,
+        default=default_layers_dir(),
         metavar="DIR",
         help="extracted layers [%(default)s]",
     )

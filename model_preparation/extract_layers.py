@@ -23,10 +23,10 @@ if not __package__:  # run as a file: the project is the folder above
 
 from model_preparation.files import replaced, save_tensors, sha256, write_json
 from model_preparation.sources import (
-    LAYERS_DIR,
     METADATA,
     announce,
     choose_pair,
+    default_layers_dir,
     locate,
     read_metadata,
     tool_version,
@@ -184,7 +184,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--pair", metavar="NAME", help="base and donor [$PAIR, else tiny]")
     parser.add_argument(
-        "--output_dir", "--output-dir", type=Path, default=LAYERS_DIR, metavar="DIR", help="[%(default)s]"
+        "--output_dir", "--output-dir", type=Path, default=default_layers_dir(), metavar="DIR", help="[%(default)s]"
     )
     parser.add_argument("--verify", action="store_true", help="only check the files there against metadata.json")
     parser.add_argument("--force", action="store_true", help="replace the layers of another donor")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,6 +86,8 @@ def replaced_folder(target: Path, *, force: bool) -> Iterator[Path]:
     """
     refuse_existing(target, force=force)
     target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        print(f"{left} is left from a run that was killed; unless one is running, delete it", file=sys.stderr)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     try:
         unfinished.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only their owner may read

@@ -20,8 +20,6 @@ from models.errors import ModelError
 from models.pairs import PAIRS, Pair, get_pair
 
 ROOT = Path(__file__).resolve().parents[1]
-LAYERS_DIR = ROOT / "extracted_llama_layers"
-"""Where extracted layers lie unless a tool is told otherwise."""
 METADATA = "metadata.json"
 
 Role = Literal["base", "donor"]
@@ -30,6 +28,12 @@ _log = logging.getLogger(__name__)
 WANTED = ("*.json", "*.safetensors", "pytorch_model*.bin", "*.model", "*.txt", "*.jinja")
 UNWANTED = ("original/*", "consolidated*")
 """Meta's own format beside Hugging Face's: as large as the model again, and never read."""
+
+
+def default_layers_dir() -> Path:
+    """Where extracted layers lie unless a tool is told otherwise: in the clone, else in the working folder."""
+    project = ROOT if (ROOT / "pyproject.toml").is_file() else Path.cwd()
+    return project / "extracted_llama_layers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ def choose_pair(asked: str | None, layers_dir: Path | None = None) -> Choice:
         return Choice(get_pair(asked), "--pair")
     if named := os.environ.get("PAIR"):
         return Choice(get_pair(named), "PAIR in the environment")
-    folder = layers_dir or LAYERS_DIR
+    folder = layers_dir or default_layers_dir()
     if extracted := read_metadata(folder).get("pair"):
         return Choice(get_pair(str(extracted)), f"the layers in {folder}")
     return Choice(get_pair("tiny"), "the bundled one; --pair NAME or PAIR chooses another")

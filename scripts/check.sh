@@ -34,5 +34,6 @@ step "format" "$python" -m ruff format --check .
 step "lint" "$python" -m ruff check .
 step "types" "$python" -m mypy
 step "shell scripts" "$shellcheck" -x -P . "${shell_files[@]}"
-step "tests" "$python" -m pytest "$@"
+workers=$("$python" -c 'import os; print(min(8, len(os.sched_getaffinity(0))))')
+step "tests" "$python" -m pytest -n "$workers" --dist worksteal "$@"
 printf -- '--- all checks passed (%d s)\n' $((SECONDS - start))

@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--interval", type=float, default=10.0, metavar="S", help="progress: seconds between looks [10]"
     )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)  # options may stand between the folders
     try:
         runs = find_runs(arguments.runs, arguments.dir)
         if not arguments.runs and not arguments.all:

@@ -80,7 +80,7 @@ def edited(file: Path) -> None:
         {"source": lambda folder: TaskSource(("toy_short",), folder)},
         {"source": lambda folder: TaskSource(("toy",), folder, num_fewshot=1)},
     ],
-    ids=str,
+    ids=["limit", "no limit", "order", "length", "tokenizer", "tasks", "shots"],
 )
 def test_each_part_of_a_request_has_a_key_of_its_own(
     ask: Ask, tmp_path: Path, task_dir: Path, change: dict[str, Any]

@@ -248,6 +248,14 @@ def test_a_disk_that_fills_up_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_killed_run_left_is_named(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".made.x.part").mkdir()
+    assert main([*command, "--output_dir", str(tmp_path / "made"), "--layers", "1"]) == 0
+    assert f"{tmp_path}/.made.x.part is left from a run that was killed" in capsys.readouterr().err
+
+
 def test_an_interruption_leaves_what_was_there(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

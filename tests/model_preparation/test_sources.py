@@ -41,7 +41,7 @@ def put_up(monkeypatch: pytest.MonkeyPatch, *, modelscope: Hub, huggingface: Hub
 @pytest.fixture(autouse=True)
 def no_extracted_layers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the user's own extracted layers out of it."""
-    monkeypatch.setattr(sources, "LAYERS_DIR", tmp_path / "none")
+    monkeypatch.setattr(sources, "default_layers_dir", lambda: tmp_path / "none")
 
 
 def test_the_pair_is_the_first_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -38,18 +38,26 @@ def clone(tmp_path: Path) -> Path:
     return folder
 
 
+SETTINGS = (
+    *("PAIR", "GPUS", "PYTHON", "CONDA_ENV", "VENV", "TORCH_INDEX_URL", "PYTHONPATH", "OMP_WAIT_POLICY"),
+    *("POPULATION", "GENERATIONS", "FAST_LIMIT", "FULL_LIMIT"),
+)
+
+
+def without_settings() -> dict[str, str]:
+    """The environment, less what the scripts read from it; run_tests.sh itself sets PYTHON."""
+    return {name: value for name, value in os.environ.items() if name not in SETTINGS}
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Run bash, away from the clone, with no settings in the environment and no terminal."""
-    settings = ["PAIR", "GPUS", "PYTHON", "CONDA_ENV", "VENV", "TORCH_INDEX_URL", "PYTHONPATH", "OMP_WAIT_POLICY"]
-    settings += ["POPULATION", "GENERATIONS", "FAST_LIMIT", "FULL_LIMIT"]
 
     def bash(*command: str | Path, cwd: Path = tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
-        kept = {name: value for name, value in os.environ.items() if name not in settings}
         return subprocess.run(
             [shutil.which("bash") or "bash", *map(str, command)],
             cwd=cwd,
-            env=kept | environment,
+            env=without_settings() | environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Run, write_program
+from .conftest import Run, without_settings, write_program
 
 OLD = "#!/bin/sh\nexit 1\n"  # what a Python before 3.11 answers to the question whether it fits
 
@@ -155,6 +155,7 @@ def test_what_pip_said_is_shown_when_it_fails_and_it_is_tried_again(
 def test_two_set_ups_take_turns(clone: Path, run: Run) -> None:
     first = subprocess.Popen(
         ["bash", *lib(clone, "take_lock; echo taken; sleep 1; release_lock")],
+        env=without_settings(),
         stdout=subprocess.PIPE,
         text=True,
     )
