@@ -13,8 +13,7 @@ for the bundled pair, within 0.01 accuracy of the best of all layer sets.
   --pair NAME  base and donor [llamba-8b with a GPU of 18 GB or more, else tiny, the bundled pair]
   --seed N     of the search [0]
 
-Settings (config.sh; the environment wins): PAIR GPUS PYTHON CONDA_ENV VENV TORCH_INDEX_URL, and for the bundled pair's
-search POPULATION [20] GENERATIONS [15] FAST_LIMIT [32] FULL_LIMIT [250]
+Settings (config.sh; the environment wins): PAIR GPUS PYTHON CONDA_ENV VENV TORCH_INDEX_URL
 EOF
 }
 
@@ -67,11 +66,8 @@ checkpoint=$ROOT/model_checkpoints/deploy_test_$PAIR
 gpu=${GPUS%%,*}
 if [[ $PAIR == tiny ]]; then
   one_layer=2 heldout=(--tasks tiny_heldout)
-  search=(--population "${POPULATION:-20}" --generations "${GENERATIONS:-15}"
-    --fast-limit "${FAST_LIMIT:-32}" --full-limit "${FULL_LIMIT:-250}")
 else
   one_layer=17 heldout=(--limit 50)
-  search=(--population 20 --generations 15 --fast-limit 10 --full-limit 50)
 fi
 
 announce "models: base and donor of the pair $PAIR"
@@ -84,7 +80,7 @@ announce "a layer replacement: layer $one_layer"
 tool model_preparation.test_specific_combination --pair "$PAIR" --layers "$one_layer" --limit 50 --gpu_id "$gpu"
 
 announce "search"
-tool genetic_algorithm.run_search --pair "$PAIR" --gpu "$gpu" --seed "$seed" --output-dir "$run" "${search[@]}"
+tool genetic_algorithm.run_search --pair "$PAIR" --gpu "$gpu" --seed "$seed" --output-dir "$run"
 results=("$run"/search_result_*.json)
 
 announce "a checkpoint of the best set found"

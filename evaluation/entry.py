@@ -10,9 +10,7 @@ from collections.abc import Callable, Sequence
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def run_tool(
-    name: str, main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None
-) -> int:
+def run_tool(name: str, main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run `main(argv)` and return the exit code.
 
     2: the user gave something that cannot be (a ModelError, SearchError or EvaluationError, or what argparse

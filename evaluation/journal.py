@@ -186,9 +186,7 @@ class Journal:
         with self._locked() as (fd, _):
             self._read_tail(fd)
 
-    def covering(
-        self, layers: LayerSet, questions: NDArray[np.int64]
-    ) -> tuple[NDArray[np.bool_], Answers, float]:
+    def covering(self, layers: LayerSet, questions: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Answers, float]:
         """What is known of one set on some questions.
 
         Returns:
@@ -220,9 +218,7 @@ class Journal:
             seconds,
         )
 
-    def append(
-        self, layers: LayerSet, questions: NDArray[np.int64], answers: Answers, seconds: float
-    ) -> None:
+    def append(self, layers: LayerSet, questions: NDArray[np.int64], answers: Answers, seconds: float) -> None:
         """Write answers [n] to increasing `questions` [n]; they are on disk when this returns."""
         self._write(
             Record(
@@ -236,9 +232,7 @@ class Journal:
             )
         )
 
-    def append_failure(
-        self, layers: LayerSet, questions: NDArray[np.int64], reason: str, seconds: float
-    ) -> None:
+    def append_failure(self, layers: LayerSet, questions: NDArray[np.int64], reason: str, seconds: float) -> None:
         """Write that a set could not be evaluated; a later run tries it again."""
         nothing = np.zeros(0, np.bool_)
         reason = " ".join(reason.split())[:500] or "no reason given"

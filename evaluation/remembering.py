@@ -83,9 +83,7 @@ class Remembering:
         """Sets that could not be evaluated in this process, and why."""
         return {layers: _in_words(cause) for layers, cause in self._failed.items()}
 
-    def answers(
-        self, batch: Sequence[LayerSet], questions: NDArray[np.int64]
-    ) -> Iterator[tuple[LayerSet, Answers]]:
+    def answers(self, batch: Sequence[LayerSet], questions: NDArray[np.int64]) -> Iterator[tuple[LayerSet, Answers]]:
         """Yield each distinct set of `batch` that can be evaluated, known ones first."""
         asked = np.asarray(questions, dtype=np.int64)
         if len(asked) and not 0 <= asked.min() <= asked.max() < self.num_questions:

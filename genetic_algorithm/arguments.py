@@ -87,9 +87,7 @@ def make_parser(default_pair: str) -> argparse.ArgumentParser:
     )
     models.add_argument("--num-fewshot", type=int, metavar="N", help="solved examples shown [the task's own]")
     models.add_argument("--gpu", metavar="N|cpu|auto", help="device [auto: GPU 0 where there is one]")
-    models.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="[bfloat16 on a GPU, float32 on a CPU]"
-    )
+    models.add_argument("--dtype", choices=("float32", "bfloat16"), help="[bfloat16 on a GPU, float32 on a CPU]")
     models.add_argument("--layers-dir", type=Path, metavar="DIR", help="extracted donor layers [the donor]")
     models.add_argument("--batch-tokens", type=int, metavar="N", help="tokens per forward pass [by device]")
     models.add_argument(
@@ -117,9 +115,7 @@ def make_parser(default_pair: str) -> argparse.ArgumentParser:
         help="sets to begin with: JSON [[11, 13], ...] or a search_result file [from the best single layers]",
     )
     run = parser.add_argument_group("run")
-    run.add_argument(
-        "--output-dir", type=Path, metavar="DIR", help="new, or one to resume [results/real_<timestamp>]"
-    )
+    run.add_argument("--output-dir", type=Path, metavar="DIR", help="new, or one to resume [results/real_<timestamp>]")
     run.add_argument("--dry-run", action="store_true", help="print the plan and its cost; write nothing")
     return parser
 
@@ -170,9 +166,7 @@ def read_single_scores(path: Path) -> dict[int, float]:
     else:
         lines = list(csv.reader(io.StringIO(text)))
         if not lines or lines[0][:1] != ["layers"] or len(lines[0]) < 2:
-            raise SearchError(
-                f'{path} is neither JSON like {{"17": 0.51}} nor CSV with the header layers,mmlu_acc'
-            )
+            raise SearchError(f'{path} is neither JSON like {{"17": 0.51}} nor CSV with the header layers,mmlu_acc')
         rows = [(line[0], line[1] if len(line) > 1 else "") for line in lines[1:] if line]
     scores: dict[int, float] = {}
     for layer, value in rows:
@@ -203,9 +197,7 @@ def read_elite(path: Path) -> list[LayerSet]:
     if isinstance(document, dict):
         results = document.get("final_results")
         if not isinstance(results, list):
-            raise SearchError(
-                f"{path} is no search result (it has no final_results) and no list of layer lists"
-            )
+            raise SearchError(f"{path} is no search result (it has no final_results) and no list of layer lists")
         document = [entry.get("layers") if isinstance(entry, dict) else entry for entry in results]
     if not isinstance(document, list) or not document:
         raise SearchError(f"{path} must hold a list of layer lists such as [[11, 13, 17], [13, 17]]")

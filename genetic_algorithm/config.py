@@ -107,9 +107,7 @@ class SearchConfig:
         if self.tolerance < 0:
             raise SearchError(f"tolerance must be at least 0, got {self.tolerance}")
         if self.min_layers > self.max_layers:
-            raise SearchError(
-                f"--min-layers {self.min_layers} is above --max-layers {self.max_layers}; swap them"
-            )
+            raise SearchError(f"--min-layers {self.min_layers} is above --max-layers {self.max_layers}; swap them")
         if self.full_limit is not None and (self.fast_limit is None or self.fast_limit > self.full_limit):
             raise SearchError(
                 f"--fast-limit {_spelt(self.fast_limit)} is more than --full-limit {self.full_limit}; "

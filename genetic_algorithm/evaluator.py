@@ -51,9 +51,7 @@ class Evaluator(Protocol):
     def subjects(self) -> NDArray[np.int64]:
         """Subject of each question, int64 [num_questions]; limits are per subject."""
 
-    def answers(
-        self, batch: Sequence[LayerSet], questions: NDArray[np.int64]
-    ) -> Iterator[tuple[LayerSet, Answers]]:
+    def answers(self, batch: Sequence[LayerSet], questions: NDArray[np.int64]) -> Iterator[tuple[LayerSet, Answers]]:
         """Yield each distinct set of `batch` with its answers to `questions` (indices), in any order.
 
         A failed evaluation raises, or a wrapper records it as failed and does not yield that set;

@@ -39,9 +39,7 @@ class Paired(NamedTuple):
 def compare(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
     """Pair two sets' answers, bool [n] each, to the same n questions."""
     if first.shape != second.shape or first.size == 0:
-        raise SearchError(
-            f"only answers to the same questions compare, got {first.size} and {second.size} answers"
-        )
+        raise SearchError(f"only answers to the same questions compare, got {first.size} and {second.size} answers")
     return Paired(int((first & ~second).sum()), int((second & ~first).sum()), int(first.size))
 
 

@@ -39,9 +39,7 @@ def make_plan(
     singles = space.num_layers + 1 if measure_singles else 0
     per_generation = max(1, config.population - config.elitism)
     first = min(space.size, config.population + config.generations * per_generation)
-    early = min(
-        space.size, config.population + min(config.generations, config.no_improve + 3) * per_generation
-    )
+    early = min(space.size, config.population + min(config.generations, config.no_improve + 3) * per_generation)
     verified = min(space.size, config.verified + len(space.sizes)) + 1
 
     near = max((_neighbourhood(space, size) for size in space.sizes), default=0)

@@ -72,9 +72,7 @@ class Progress:
             self._bar.update(len(request.questions))
         if self._clock() - self._told > _QUIET_S:
             self._told = self._clock()
-            _log.info(
-                "%s, %s: %d of %d sets", request.stage, request.label, self._in_request, len(request.batch)
-            )
+            _log.info("%s, %s: %d of %d sets", request.stage, request.label, self._in_request, len(request.batch))
 
     def end(self, request: Request, seconds: float, seconds_in_all: float) -> None:
         """The request is answered; the times are of evaluations, from the journal where they are older."""

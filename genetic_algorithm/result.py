@@ -71,9 +71,7 @@ def document(outcome: Outcome, *, run: Mapping[str, Any], seconds: Mapping[str, 
             STAGE_3: {
                 "local_optimum": outcome.is_local_optimum,
                 "climbs": [[list(layers.indices) for layers in path] for path in outcome.paths],
-                "candidates": [
-                    _candidate(ledger, path[-1], ledger.score(path[-1], FULL)) for path in outcome.paths
-                ],
+                "candidates": [_candidate(ledger, path[-1], ledger.score(path[-1], FULL)) for path in outcome.paths],
             },
         },
         "failed": [list(layers.indices) for layers in ledger.failed],

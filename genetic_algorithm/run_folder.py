@@ -234,8 +234,7 @@ def _only_one(config: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise SearchError(
-                    f"another search is running in {config.parent}; wait for it, or choose another "
-                    "--output-dir"
+                    f"another search is running in {config.parent}; wait for it, or choose another --output-dir"
                 ) from None
             except OSError:
                 pass  # a file system without locks: the journal stays sound with several writers

@@ -93,9 +93,7 @@ class Search:
         self.config, self.space = config, space
         self.ledger = Ledger(question_parts(config, subjects), len(subjects))
         self.outcome = Outcome(self.ledger)
-        self._genetic = Genetic(
-            config, space, self.ledger, np.random.default_rng(config.seed), single_scores, elite
-        )
+        self._genetic = Genetic(config, space, self.ledger, np.random.default_rng(config.seed), single_scores, elite)
         self._strategy = self._stages()
         self._pending: Request | None = None
         self._over = False

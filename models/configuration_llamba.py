@@ -107,25 +107,17 @@ class LlambaConfig(PreTrainedConfig):
         for name in ("d_state", "n_v_heads", "n_qk_heads", "d_conv", "expand", "chunk_size"):
             _check_positive(f"ssm_cfg.{name}", ssm[name])
         if self.d_inner % ssm["n_v_heads"]:
-            raise ValueError(
-                f"ssm_cfg.n_v_heads {ssm['n_v_heads']} does not divide the inner width {self.d_inner}"
-            )
+            raise ValueError(f"ssm_cfg.n_v_heads {ssm['n_v_heads']} does not divide the inner width {self.d_inner}")
         if ssm["n_v_heads"] % ssm["n_qk_heads"]:
-            raise ValueError(
-                f"ssm_cfg.n_qk_heads {ssm['n_qk_heads']} does not divide n_v_heads {ssm['n_v_heads']}"
-            )
+            raise ValueError(f"ssm_cfg.n_qk_heads {ssm['n_qk_heads']} does not divide n_v_heads {ssm['n_v_heads']}")
         if ssm["activation"] not in ACTIVATIONS:
-            raise ValueError(
-                f"ssm_cfg.activation {ssm['activation']!r} is not one of {', '.join(ACTIVATIONS)}"
-            )
+            raise ValueError(f"ssm_cfg.activation {ssm['activation']!r} is not one of {', '.join(ACTIVATIONS)}")
         if unknown := set(types) - {MAMBA, LLAMA}:
             raise ValueError(f"layer_types holds {sorted(unknown)}; each must be {MAMBA!r} or {LLAMA!r}")
         if len(types) != self.n_layer:
             raise ValueError(f"layer_types has {len(types)} entries, n_layer is {self.n_layer}")
         if LLAMA in types and self.attention_cfg is None:
-            raise ValueError(
-                f"layer_types holds {LLAMA!r}, so attention_cfg must give the Llama blocks' fields"
-            )
+            raise ValueError(f"layer_types holds {LLAMA!r}, so attention_cfg must give the Llama blocks' fields")
 
     @property
     def d_inner(self) -> int:

@@ -43,9 +43,7 @@ class HybridPair:
         model: The base.
     """
 
-    def __init__(
-        self, model: LlambaForCausalLM, donor_layers: Iterable[nn.Module], donor_config: LlamaConfig
-    ) -> None:
+    def __init__(self, model: LlambaForCausalLM, donor_layers: Iterable[nn.Module], donor_config: LlamaConfig) -> None:
         """Take a base without Llama blocks, and all layers of its donor, on one device and in one dtype.
 
         Raises:
@@ -187,9 +185,7 @@ class _DonorLayers:
         return layer.eval().requires_grad_(False)
 
 
-def _assemble(
-    base: LlambaForCausalLM, donors: dict[int, nn.Module], donor_config: LlamaConfig
-) -> LlambaForCausalLM:
+def _assemble(base: LlambaForCausalLM, donors: dict[int, nn.Module], donor_config: LlamaConfig) -> LlambaForCausalLM:
     config: LlambaConfig = base.config.with_attention(donors, donor_config)
     config._attn_implementation = base.config._attn_implementation
     model = empty_model(config, base.device)

@@ -49,9 +49,7 @@ def read_llamba_config(folder: str | Path) -> LlambaConfig:
             llama = config.llama_config()
         except _CONFIG_FAULTS as error:
             path = Path(folder) / "config.json"
-            raise ModelError(
-                f"{path}: attention_cfg does not describe Llama blocks: {one_line(error)}"
-            ) from error
+            raise ModelError(f"{path}: attention_cfg does not describe Llama blocks: {one_line(error)}") from error
         _check_llama(folder, llama)
     return config
 
@@ -187,9 +185,7 @@ def load_donor_layer_state(folder: str | Path, i: int) -> dict[str, Tensor]:
     for start in _LAYER_PREFIXES:
         prefix = f"{start}{i}."
         layer = {
-            name: path
-            for name, path in files.items()
-            if name.startswith(prefix) and not name.endswith(_NOT_WEIGHTS)
+            name: path for name, path in files.items() if name.startswith(prefix) and not name.endswith(_NOT_WEIGHTS)
         }
         if layer:
             return {name.removeprefix(prefix): tensor for name, tensor in read_tensors(layer)}

@@ -108,17 +108,13 @@ class LlambaMixer(nn.Module):
         bias = ssm["bias"]
         self.in_proj = nn.Linear(config.d_model, self.channels + self.inner + self.heads, bias=bias)
         # Holds the weights under their hub names; `_convolve` computes without its forward.
-        self.conv1d = nn.Conv1d(
-            self.channels, self.channels, self.kernel, groups=self.channels, bias=ssm["conv_bias"]
-        )
+        self.conv1d = nn.Conv1d(self.channels, self.channels, self.kernel, groups=self.channels, bias=ssm["conv_bias"])
         # With a bias in in_proj the gate has one already; hub checkpoints then hold no z_bias.
         self.z_bias = None if bias else nn.Parameter(torch.zeros(self.inner))
         self.D = nn.Parameter(torch.ones(self.heads))
         self.out_proj = nn.Linear(self.inner, config.d_model, bias=bias)
 
-    def forward(
-        self, hidden_BTD: Tensor, cache: Cache | None = None, padding_mask_BT: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, hidden_BTD: Tensor, cache: Cache | None = None, padding_mask_BT: Tensor | None = None) -> Tensor:
         """Mix along time.
 
         Args:
@@ -161,9 +157,7 @@ class LlambaMixer(nn.Module):
         """
         tokens, past = xbc_BTC.shape[1], self.kernel - 1
         if cache is not None:
-            window_BCT = cache.update_conv_state(
-                xbc_BTC.transpose(1, 2), self.layer_idx, conv_kernel_size=self.kernel
-            )
+            window_BCT = cache.update_conv_state(xbc_BTC.transpose(1, 2), self.layer_idx, conv_kernel_size=self.kernel)
             xbc_BTC = window_BCT[..., -(tokens + past) :].transpose(1, 2)
         # At the start of a text there is less past than the kernel is wide.
         xbc_BTC = F.pad(xbc_BTC.float(), (0, 0, tokens + past - xbc_BTC.shape[1], 0))
@@ -384,9 +378,7 @@ class LlambaForCausalLM(LlambaPreTrainedModel, GenerationMixin):
         if self.config.attention_layers or made is None or isinstance(made, LlambaCache):
             return
         if given is not None:
-            raise ValueError(
-                "no layer of this model keeps keys; give past_key_values=new_cache(model.config)"
-            )
+            raise ValueError("no layer of this model keeps keys; give past_key_values=new_cache(model.config)")
         # States are of fixed size in any case, so this serves where a static cache was asked for too.
         model_kwargs["past_key_values"] = new_cache(self.config)
 

@@ -92,9 +92,7 @@ def local_pair(base: str | Path, donor: str | Path, *, tasks: tuple[str, ...] = 
     folders = []
     for role, folder in (("base", base), ("donor", donor)):
         if not Path(folder).is_dir():
-            raise ModelError(
-                f"the {role}'s folder {str(folder)!r} does not exist; give one with a config.json"
-            )
+            raise ModelError(f"the {role}'s folder {str(folder)!r} does not exist; give one with a config.json")
         folders.append(str(Path(folder).resolve()))
     return Pair(
         name=os.pathsep.join(folders),

@@ -137,9 +137,7 @@ def test_a_torn_last_line_is_dropped_with_a_warning(tmp_path: Path, caplog: pyte
     assert path.read_bytes().endswith(b"\n")
 
 
-def test_a_damaged_middle_line_is_skipped_with_its_number(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_middle_line_is_skipped_with_its_number(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "j"
     _filled(path)
     lines = path.read_text().splitlines()
@@ -160,9 +158,7 @@ def test_a_damaged_middle_line_is_skipped_with_its_number(
         (HEADER | {"shots": 5}, "shots was null and is now 5"),
     ],
 )
-def test_a_journal_of_another_configuration_stops_and_names_the_field(
-    tmp_path: Path, header: dict, told: str
-) -> None:
+def test_a_journal_of_another_configuration_stops_and_names_the_field(tmp_path: Path, header: dict, told: str) -> None:
     path = tmp_path / "j"
     _filled(path)
     before = path.read_bytes()
@@ -198,9 +194,7 @@ assert all(journal.covering(LayerSet((me, 10 + i)), np.arange(3000))[0].all() fo
 def test_several_writers_share_one_journal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = Path(__file__).resolve().parents[2]
     path = tmp_path / "j"
-    writers = [
-        subprocess.Popen([sys.executable, "-c", _WRITER, str(path), str(me)], cwd=root) for me in range(3)
-    ]
+    writers = [subprocess.Popen([sys.executable, "-c", _WRITER, str(path), str(me)], cwd=root) for me in range(3)]
     assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
     with caplog.at_level(logging.WARNING):
         journal = Journal(path, {"pair": "tiny"}, 3000)
@@ -243,9 +237,7 @@ def test_a_full_disk_is_an_error_that_names_the_file() -> None:
     assert error.value.errno == errno.ENOSPC
 
 
-def test_a_disk_that_fills_up_mid_line_leaves_whole_lines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fills_up_mid_line_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "j"
     journal = _filled(path)
     before, real_write, calls = path.read_bytes(), os.write, []

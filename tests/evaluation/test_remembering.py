@@ -103,9 +103,7 @@ def test_when_everything_fails_the_first_cause_is_told(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"no layer set can be evaluated.*does not fit"):
         dict(_over(tmp_path, Inner(bad=(A, B, C))).answers([A, B, C], np.arange(10)))
     dict(_over(tmp_path, Inner()).answers([A], np.arange(10)))
-    with pytest.raises(
-        EvaluationError, match="no layer set can be evaluated"
-    ):  # A worked once, and now fails
+    with pytest.raises(EvaluationError, match="no layer set can be evaluated"):  # A worked once, and now fails
         dict(_over(tmp_path, Inner(bad=(A, B, C))).answers([B], np.arange(10)))
 
 

@@ -39,9 +39,7 @@ class CommandLine:
             text=True,
         )
 
-    def run(
-        self, *flags: str, out: str | None = "run", **environment: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *flags: str, out: str | None = "run", **environment: str) -> subprocess.CompletedProcess[str]:
         process = self.start(self.command(*flags, out=out), **environment)
         stdout, stderr = process.communicate(timeout=60)
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)

@@ -73,9 +73,7 @@ class Simulator:
     def exhaustive(self, space: SearchSpace) -> dict[LayerSet, float]:
         return {layers: self.accuracy(layers) for layers in space}
 
-    def answers(
-        self, batch: Sequence[LayerSet], questions: NDArray[np.int64]
-    ) -> Iterator[tuple[LayerSet, Answers]]:
+    def answers(self, batch: Sequence[LayerSet], questions: NDArray[np.int64]) -> Iterator[tuple[LayerSet, Answers]]:
         for layers in dict.fromkeys(batch):
             every = self.all_answers(layers)
             margin = None if every.margin is None else every.margin[questions]
@@ -96,9 +94,7 @@ class Counting:
         self.batches: list[tuple[tuple[LayerSet, ...], int]] = []
         self._rng = None if shuffle is None else np.random.default_rng(shuffle)
 
-    def answers(
-        self, batch: Sequence[LayerSet], questions: NDArray[np.int64]
-    ) -> Iterator[tuple[LayerSet, Answers]]:
+    def answers(self, batch: Sequence[LayerSet], questions: NDArray[np.int64]) -> Iterator[tuple[LayerSet, Answers]]:
         self.batches.append((tuple(batch), len(questions)))
         for layers in batch:
             self.asked.setdefault(layers, np.zeros(self.num_questions, np.int64))[questions] += 1
@@ -116,9 +112,7 @@ class FromEnvironment(Simulator):
         self._calls = os.environ.get("SIM_CALLS")
         self._broken = os.environ.get("SIM_BROKEN", "").split(",")
 
-    def answers(
-        self, batch: Sequence[LayerSet], questions: NDArray[np.int64]
-    ) -> Iterator[tuple[LayerSet, Answers]]:
+    def answers(self, batch: Sequence[LayerSet], questions: NDArray[np.int64]) -> Iterator[tuple[LayerSet, Answers]]:
         for layers, answers in super().answers(batch, questions):
             if str(layers) in self._broken or "all" in self._broken:
                 raise RuntimeError(f"{layers} does not fit")

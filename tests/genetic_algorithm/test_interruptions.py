@@ -86,9 +86,7 @@ def test_stopped_before_it_began_it_says_that_nothing_was_written(command_line: 
 
 
 @pytest.mark.parametrize("kilobytes", [0, 2, 9, 40])
-def test_a_disk_that_is_full_is_one_line_and_the_run_resumes(
-    command_line: CommandLine, kilobytes: int
-) -> None:
+def test_a_disk_that_is_full_is_one_line_and_the_run_resumes(command_line: CommandLine, kilobytes: int) -> None:
     assert command_line.run(out="undisturbed").returncode == 0
 
     def small_files() -> None:

@@ -104,9 +104,7 @@ def test_draws_use_every_size() -> None:
 def test_limits_are_the_lowest_questions_of_each_subject(subjects: list[int], limit: int, skip: int) -> None:
     array = np.array(subjects, dtype=np.int64)
     expected = sorted(
-        q
-        for subject in set(subjects)
-        for q in [i for i, s in enumerate(subjects) if s == subject][skip : skip + limit]
+        q for subject in set(subjects) for q in [i for i, s in enumerate(subjects) if s == subject][skip : skip + limit]
     )
     assert limit_questions(array, limit, skip).tolist() == expected
     assert limit_questions(array, None).tolist() == list(range(len(subjects)))

@@ -23,9 +23,7 @@ def test_the_pair_that_works_together_is_the_heaviest_pattern() -> None:
 
 def test_patterns_have_one_to_three_layers_and_are_shared() -> None:
     patterns = mine({LayerSet((1, 2, 3, 4)): 0.9, LayerSet((1, 2, 3, 5)): 0.9, LayerSet((6,)): 0.1})
-    assert {p.layers for p in patterns} == {
-        LayerSet(s) for s in [(1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)]
-    }
+    assert {p.layers for p in patterns} == {LayerSet(s) for s in [(1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)]}
     assert all(p.frequency == 1.0 for p in patterns)
 
 

@@ -26,9 +26,7 @@ def _run(*flags: str) -> int:
     return run_tool("run_search", run_search.main, [*HERE, *flags])
 
 
-def test_a_run_leaves_config_log_journal_and_result(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_leaves_config_log_journal_and_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "a run, with spaces"
     assert _run("--output-dir", str(folder), "--seed", "3") == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -61,9 +59,7 @@ def test_a_run_leaves_config_log_journal_and_result(
     assert re.search(r"stage 1, generation 1: \d+ sets x 40 questions in .*; about .* left, at most .*", log)
 
 
-def test_a_finished_run_says_so_and_tells_its_result_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_run_says_so_and_tells_its_result_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("--output-dir", str(tmp_path / "run")) == 0
     first = capsys.readouterr().out.splitlines()[-1]
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
@@ -194,9 +190,7 @@ def test_a_given_device_that_is_none_is_refused(capsys: pytest.CaptureFixture[st
     assert "--gpu -1 is no device" in capsys.readouterr().err
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("--dry-run", "--output-dir", str(tmp_path / "run")) == 0
     out = capsys.readouterr().out
     plan = json.loads(out.splitlines()[-1])
@@ -213,9 +207,7 @@ def test_elite_and_scores_come_from_files_and_from_an_earlier_result(
     (tmp_path / "scores.csv").write_text(
         "layers,mmlu_acc\n" + "".join(f"{i},0.{30 + i}\n" for i in range(12)) + "1+2,0.5\n"
     )
-    assert (
-        _run("--output-dir", str(tmp_path / "a"), "--single-layer-scores", str(tmp_path / "scores.csv")) == 0
-    )
+    assert _run("--output-dir", str(tmp_path / "a"), "--single-layer-scores", str(tmp_path / "scores.csv")) == 0
     (first,) = (tmp_path / "a").glob("search_result_*.json")
     assert _run("--output-dir", str(tmp_path / "b"), "--elite", str(first)) == 0
     (second,) = (tmp_path / "b").glob("search_result_*.json")
@@ -229,9 +221,7 @@ def test_one_bad_set_is_told_and_left_out(
 ) -> None:
     monkeypatch.setenv("SIM_BROKEN", "2")
     assert _run("--output-dir", str(tmp_path / "run")) == 0
-    assert (
-        "2 could not be evaluated (RuntimeError: 2 does not fit): it is left out" in capsys.readouterr().err
-    )
+    assert "2 could not be evaluated (RuntimeError: 2 does not fit): it is left out" in capsys.readouterr().err
     (path,) = (tmp_path / "run").glob("search_result_*.json")
     assert json.loads(path.read_text())["failed"] == [[2]]
 
@@ -267,9 +257,7 @@ def test_leftovers_of_a_run_killed_at_its_first_step_do_no_harm(tmp_path: Path) 
     assert not list((tmp_path / "run").glob(".*"))
 
 
-def test_a_damaged_result_says_how_to_get_it_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_result_says_how_to_get_it_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("--output-dir", str(tmp_path / "run")) == 0
     next((tmp_path / "run").glob("search_result_*.json")).write_text("{")
     capsys.readouterr()
@@ -328,9 +316,7 @@ def test_the_whole_search_loads_no_torch(tmp_path: Path) -> None:
         f"code = main({[*HERE, '--output-dir', str(tmp_path / 'run')]!r})\n"
         "sys.exit(code or 'torch' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["layers"]
 

@@ -55,9 +55,7 @@ def test_same_seed_same_proposals_whatever_order_answers_arrive_in(seed: int) ->
 
 def test_another_seed_proposes_other_sets() -> None:
     simulator = Simulator(0)
-    first, second = (
-        _transcript(Search(replace(SMALL, seed=s), SPACE, simulator.subjects), simulator) for s in (0, 1)
-    )
+    first, second = (_transcript(Search(replace(SMALL, seed=s), SPACE, simulator.subjects), simulator) for s in (0, 1))
     assert first != second
 
 

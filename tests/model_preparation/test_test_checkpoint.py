@@ -15,10 +15,7 @@ import torch
 
 from evaluation.entry import run_tool
 from model_preparation import test_specific_combination as combination_tool
-from model_preparation.checkpoint import load_checkpoint
-from model_preparation.scoring import WholeModel
 from model_preparation.test_checkpoint import main
-from models.hybrid import HybridPair
 from models.pairs import PAIRS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,17 +92,6 @@ def test_weights_that_are_not_numbers_are_found(copy: Path, capsys: pytest.Captu
         save(state, copy / name)
     assert run_tool("test_checkpoint.py", main, ["--checkpoint", str(copy), "--gpu", "cpu"]) == 2
     assert "not numbers" in capsys.readouterr().err
-
-
-def test_a_whole_model_answers_as_the_pair_does(folders: tuple[Path, Path], checkpoint: Path) -> None:
-    pair = HybridPair.load(*folders)
-    whole = WholeModel(load_checkpoint(checkpoint, dtype=torch.float32)[0])
-    tokens_BT = torch.arange(14).view(2, 7)
-    theirs, ours = pair.embed(tokens_BT), whole.embed(tokens_BT)
-    for i in range(pair.depth):
-        theirs = pair.donor(i, theirs) if i in (1, 3) else pair.base(i, theirs)
-        ours = whole.base(i, ours)
-    assert torch.equal(whole.logits(ours[:, -1]), pair.logits(theirs[:, -1]))
 
 
 @needs_tiny

@@ -49,9 +49,7 @@ def llama_config() -> Callable[..., LlamaConfig]:
 def llamba_config(llama_config) -> Callable[..., LlambaConfig]:
     """Makes a base's or, given `layers`, a hybrid's configuration; keyword arguments replace fields."""
 
-    def make(
-        layers: tuple[int, ...] = (), ssm: dict[str, object] | None = None, **fields: object
-    ) -> LlambaConfig:
+    def make(layers: tuple[int, ...] = (), ssm: dict[str, object] | None = None, **fields: object) -> LlambaConfig:
         ssm_cfg = {"d_state": 8, "n_v_heads": 4, "n_qk_heads": 2, "chunk_size": 4, "activation": "silu"}
         config = LlambaConfig(
             **{

@@ -200,9 +200,7 @@ def test_a_config_with_a_value_that_cannot_be(pair_folders):
         (donor / "config.json").write_text(saved)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"num_attention_heads": 0}, {"hidden_size": 9}, {"rms_norm_eps": "x"}, None]
-)
+@pytest.mark.parametrize("wrong", [{"num_attention_heads": 0}, {"hidden_size": 9}, {"rms_norm_eps": "x"}, None])
 def test_a_hybrid_with_impossible_llama_blocks(tmp_path, random_model, wrong):
     random_model((1,)).save_pretrained(tmp_path)
     assert read_llamba_config(tmp_path).attention_layers == (1,)
@@ -256,9 +254,7 @@ def test_bad_layer_files(layers_dir, pair_folders):
     torch.save({"self_attn.q_proj.weight": torch.ones(2, 2)}, path)
     refused(lambda: HybridPair.load(pair_folders[0], layers_dir=layers_dir), path, "[2, 2]")
     path.unlink()
-    refused(
-        lambda: HybridPair.load(pair_folders[0], layers_dir=layers_dir), path, "is missing", "extract_layers"
-    )
+    refused(lambda: HybridPair.load(pair_folders[0], layers_dir=layers_dir), path, "is missing", "extract_layers")
 
 
 class Trap:

@@ -118,9 +118,7 @@ def test_every_parameter_learns(random_model):
     model, ids = random_model((1,)).train(), tokens()
     loss = model(ids, labels=ids).loss
     loss.backward()
-    expected = torch.nn.functional.cross_entropy(
-        model(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
-    )
+    expected = torch.nn.functional.cross_entropy(model(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
     torch.testing.assert_close(loss, expected)
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 

@@ -19,9 +19,7 @@ TOLERANCE = 1e-2
 @pytest.fixture(scope="module")
 def reference(shared):
     folder = shared / "reference"
-    return json.loads((folder / "reference_a.json").read_text()), load_file(
-        folder / "reference_a.safetensors"
-    )
+    return json.loads((folder / "reference_a.json").read_text()), load_file(folder / "reference_a.safetensors")
 
 
 def error(ours: Tensor, theirs: Tensor) -> float:

@@ -110,9 +110,7 @@ def test_weights_are_small_and_named_as_on_the_hub():
 
 def test_landscape_has_every_set_and_the_promised_shape(landscape):
     assert len(landscape) == 794
-    best = {
-        n: max(v for k, v in landscape.items() if k != "none" and k.count("+") == n - 1) for n in range(1, 5)
-    }
+    best = {n: max(v for k, v in landscape.items() if k != "none" and k.count("+") == n - 1) for n in range(1, 5)}
     assert landscape["none"] <= 0.45
     assert best[4] >= 0.92
     assert best[1] < best[2] < best[3] < best[4]
@@ -136,9 +134,7 @@ def test_donor_knows_and_base_guesses():
     for subject in questions.SUBJECTS:
         asked = documents("heldout", subject)[:256]
         texts = [
-            d["question"]
-            + "".join(f"\n{x}. {c}" for x, c in zip("ABCD", d["choices"], strict=True))
-            + "\nAnswer:"
+            d["question"] + "".join(f"\n{x}. {c}" for x, c in zip("ABCD", d["choices"], strict=True)) + "\nAnswer:"
             for d in asked
         ]
         rows = [torch.tensor(tokenizer(text)["input_ids"]) for text in texts]
@@ -178,9 +174,7 @@ def test_training_code_runs_and_learns(monkeypatch):
     donor, record = train_donor.train(training)
     losses = [entry["loss"] for entry in record["history"]]
     assert losses[-1] < losses[0]
-    settings = distill_base.Distillation(
-        heads=2, steps=30, warmup_steps=5, check_every=5, device="cpu", compile=False
-    )
+    settings = distill_base.Distillation(heads=2, steps=30, warmup_steps=5, check_every=5, device="cpu", compile=False)
     base, record = distill_base.distil(donor, settings)
     assert sum(record["history"][-1]["error"]) < sum(record["history"][0]["error"])
     kept, given = base.backbone.layers[0].mlp.up_proj.weight, donor.model.layers[0].mlp.up_proj.weight

@@ -38,10 +38,7 @@ def clone(tmp_path: Path) -> Path:
     return folder
 
 
-SETTINGS = (
-    *("PAIR", "GPUS", "PYTHON", "CONDA_ENV", "VENV", "TORCH_INDEX_URL", "PYTHONPATH", "OMP_WAIT_POLICY"),
-    *("POPULATION", "GENERATIONS", "FAST_LIMIT", "FULL_LIMIT"),
-)
+SETTINGS = ("PAIR", "GPUS", "PYTHON", "CONDA_ENV", "VENV", "TORCH_INDEX_URL", "PYTHONPATH", "OMP_WAIT_POLICY")
 
 
 def without_settings() -> dict[str, str]:
