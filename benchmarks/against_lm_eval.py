@@ -5,7 +5,8 @@
     python benchmarks/against_lm_eval.py --tasks mmlu --mmlu-dir DIR --limit 10 --sets 1
 
 lm-eval is used the way searches use it: models built once, layers swapped in place, tasks loaded once, then
-`simple_evaluate` for each candidate. Decisions are compared question by question.
+`simple_evaluate` for each candidate. Decisions are compared question by question; both ways are timed in turn,
+`--repeat` times, and the median is taken.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -35,7 +37,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--mmlu-dir", type=Path, help="local copy of MMLU")
     parser.add_argument("--limit", type=int, default=32, help="questions per subject [%(default)s]")
     parser.add_argument("--sets", type=int, default=20, help="candidates [%(default)s]")
-    parser.add_argument("--batch-size", type=int, default=64, help="rows per pass of lm-eval [%(default)s]")
+    parser.add_argument(
+        "--batch-size", type=int, nargs="+", default=[16, 64], help="rows per pass of lm-eval %(default)s"
+    )
+    parser.add_argument("--repeat", type=int, default=3, help="timings of each way, in turn [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of the candidates [%(default)s]")
     args = parser.parse_args(argv)
 
@@ -46,35 +51,42 @@ def main(argv: list[str] | None = None) -> int:
     sets = list(dict.fromkeys(space.random(rng) for _ in range(4 * args.sets)))[: args.sets]
     asked = limit_questions(engine.subjects, args.limit)
 
-    lm_eval = LmEval(load_tokenizer(Path(pair.base)), task_source(config), batch_size=args.batch_size)
-    lm_eval.answers(engine.pair.assemble(()), limit=1)  # warms up
+    tokenizer, source = load_tokenizer(Path(pair.base)), task_source(config)
+    lm_evals = {size: LmEval(tokenizer, source, batch_size=size) for size in args.batch_size}
+    for lm_eval in lm_evals.values():  # warms up
+        lm_eval.answers(engine.pair.assemble(()), limit=1)
     list(engine.answers([LayerSet(())], asked))
 
-    began = time.perf_counter()
-    ours = dict(engine.answers(sets, asked))
-    our_seconds = (time.perf_counter() - began) / len(sets)
-    began, differ = time.perf_counter(), 0
-    theirs = {s: lm_eval.answers(engine.pair.assemble(s.indices), limit=args.limit) for s in sets}
-    their_seconds = (time.perf_counter() - began) / len(sets)
-    for layers in sets:
-        of_subject = [theirs[layers][name].correct for name in engine.subject_names]
-        differ += int((np.concatenate(of_subject) != ours[layers].correct).sum())
+    ours, theirs, differ = [], {size: [] for size in lm_evals}, 0
+    for _ in range(args.repeat):
+        began = time.perf_counter()
+        answers = dict(engine.answers(sets, asked))
+        ours.append((time.perf_counter() - began) / len(sets))
+        for size, lm_eval in lm_evals.items():
+            began = time.perf_counter()
+            expected = {s: lm_eval.answers(engine.pair.assemble(s.indices), limit=args.limit) for s in sets}
+            theirs[size].append((time.perf_counter() - began) / len(sets))
+            for layers in sets:
+                right = np.concatenate([expected[layers][name].correct for name in engine.subject_names])
+                differ += int((right != answers[layers].correct).sum())
+    engine_seconds = median(ours)
+    seconds = {f"batch {size}": median(times) for size, times in theirs.items()}
     result = {
         "sets": len(sets),
         "questions": len(asked),
         "decisions_differ": differ,
-        "engine_seconds_per_set": our_seconds,
-        "lm_eval_seconds_per_set": their_seconds,
-        "speed_up": their_seconds / our_seconds,
+        "engine_seconds_per_set": engine_seconds,
+        "lm_eval_seconds_per_set": seconds,
+        "speed_up": {name: taken / engine_seconds for name, taken in seconds.items()},
         "device": engine.describe()["device_name"],
         "threads": engine.describe()["threads"],
         "versions": engine.fingerprint["versions"],
     }
     print(f"{len(sets)} sets x {len(asked)} questions: {differ} decisions differ", file=sys.stderr)
-    print(
-        f"engine {our_seconds:.3f} s per set, lm-eval {their_seconds:.3f}: {result['speed_up']:.1f} times faster",
-        file=sys.stderr,
-    )
+    print(f"{'engine':<18}{engine_seconds:8.3f} s per set", file=sys.stderr)
+    for name, taken in seconds.items():
+        line = f"{'lm-eval, ' + name:<18}{taken:8.3f} s per set, {taken / engine_seconds:.1f} times as long"
+        print(line, file=sys.stderr)
     print(json.dumps(result))
     return 1 if differ else 0
 

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """Print a table, then one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", default="tiny", help="base and donor [%(default)s]")
-    parser.add_argument("--limit", type=int, default=64, help="questions per subject [%(default)s]")
+    parser.add_argument("--limit", type=int, default=32, help="questions per subject [%(default)s]")
     parser.add_argument("--repeat", type=int, default=3, help="timings of each way [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of the random population [%(default)s]")
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N [%(default)s]")

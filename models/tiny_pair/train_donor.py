@@ -41,8 +41,8 @@ class DonorTraining:
     max_stable_steps: int = 40_000
     decay_steps: int = 4_000
     check_every: int = 500
-    budget_seconds: float = float("inf")
-    """The decay starts at the latest when so much time is left that it ends within the budget."""
+    budget_seconds: float | None = None
+    """The decay starts at the latest when so much time is left that it ends within the budget; None for no end."""
     device: str = "cuda"
     compile: bool = True
 
@@ -141,9 +141,10 @@ def train(c: DonorTraining) -> tuple[LlamaForCausalLM, dict[str, Any]]:
             seconds = time.monotonic() - started
             history.append({"step": step + 1, "seconds": round(seconds), "loss": round(loss.item(), 4), **right})
             log.info("donor %s", history[-1])
-            decay_seconds = seconds / (step + 1) * c.decay_steps
-            if step < decay_from and (min(right.values()) >= TARGET or seconds + decay_seconds > c.budget_seconds):
-                decay_from = min(decay_from, step + 1)
+            decayed_at = seconds / (step + 1) * (step + 1 + c.decay_steps)
+            out_of_time = c.budget_seconds is not None and decayed_at > c.budget_seconds
+            if step < decay_from and (min(right.values()) >= TARGET or out_of_time):
+                decay_from = step + 1
     stream.close()
     return model.eval(), {
         "decay_from_step": decay_from,
