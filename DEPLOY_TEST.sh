@@ -65,9 +65,9 @@ layers=$(layers_dir_for "$PAIR")
 checkpoint=$ROOT/model_checkpoints/deploy_test_$PAIR
 gpu=${GPUS%%,*}
 if [[ $PAIR == tiny ]]; then
-  one_layer=2 heldout=(--tasks tiny_heldout)
+  one_layer=2 questions=(--tasks tiny_heldout) # which the search does not know
 else
-  one_layer=17 heldout=(--limit 50)
+  one_layer=17 questions=(--limit 50)
 fi
 
 announce "models: base and donor of the pair $PAIR"
@@ -87,8 +87,8 @@ announce "a checkpoint of the best set found"
 tool model_preparation.create_replaced_model_checkpoint --pair "$PAIR" --from_result "${results[0]}" \
   --llama_layers_dir "$layers" --output_dir "$checkpoint" --force --gpu "$gpu"
 
-announce "the checkpoint's test, on questions the search did not see"
-tool model_preparation.test_checkpoint --checkpoint "$checkpoint" --full_eval "${heldout[@]}" --gpu "$gpu" |
+announce "the checkpoint's test"
+tool model_preparation.test_checkpoint --checkpoint "$checkpoint" --full_eval "${questions[@]}" --gpu "$gpu" |
   tee "$run/checkpoint_test.log"
 tail -n 1 "$run/checkpoint_test.log" >"$run/checkpoint_test.json"
 

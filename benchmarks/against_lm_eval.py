@@ -23,7 +23,7 @@ import numpy as np
 from evaluation.build import build_evaluator, load_tokenizer, task_source
 from evaluation.config import EvalConfig
 from evaluation.entry import run_tool
-from evaluation.reference import LmEval
+from evaluation.reference import LmEval, disagreements
 from genetic_algorithm import LayerSet, SearchSpace
 from genetic_algorithm.evaluator import limit_questions
 from models.pairs import get_pair
@@ -60,15 +60,13 @@ def main(argv: list[str] | None = None) -> int:
     ours, theirs, differ = [], {size: [] for size in lm_evals}, 0
     for _ in range(args.repeat):
         began = time.perf_counter()
-        answers = dict(engine.answers(sets, asked))
+        list(engine.answers(sets, asked))
         ours.append((time.perf_counter() - began) / len(sets))
         for size, lm_eval in lm_evals.items():
             began = time.perf_counter()
             expected = {s: lm_eval.answers(engine.pair.assemble(s.indices), limit=args.limit) for s in sets}
             theirs[size].append((time.perf_counter() - began) / len(sets))
-            for layers in sets:
-                right = np.concatenate([expected[layers][name].correct for name in engine.subject_names])
-                differ += int((right != answers[layers].correct).sum())
+            differ += sum(len(disagreements(engine, layers, expected[layers])) for layers in sets)
     engine_seconds = median(ours)
     seconds = {f"batch {size}": median(times) for size, times in theirs.items()}
     result = {

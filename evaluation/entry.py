@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses arguments in one line, not below a screen of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and end with exit code 2."""
+        self.exit(2, f"{self.prog}: error: {_one_line(message)}; --help lists the options\n")
 
 
 def run_tool(name: str, main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
@@ -18,10 +28,6 @@ def run_tool(name: str, main: Callable[[Sequence[str] | None], int], argv: Seque
     `name: error: <one line>` on stderr. A programming error keeps its traceback, and with GA_DEBUG=1 in the
     environment so does every error.
     """
-    from evaluation.errors import EvaluationError
-    from genetic_algorithm.errors import SearchError
-    from models.errors import ModelError
-
     debug = os.environ.get("GA_DEBUG") == "1"
     try:
         return main(argv)
@@ -30,11 +36,6 @@ def run_tool(name: str, main: Callable[[Sequence[str] | None], int], argv: Seque
             print(f"{name}: error: {_one_line(stop.code)}", file=sys.stderr)
             return 1
         return stop.code or 0
-    except (ModelError, SearchError, EvaluationError) as error:
-        if debug:
-            raise
-        print(f"{name}: error: {_one_line(error)}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         if debug:
             raise
@@ -43,6 +44,11 @@ def run_tool(name: str, main: Callable[[Sequence[str] | None], int], argv: Seque
             file=sys.stderr,
         )
         return 130
+    except _user_errors() as error:  # imported only now, so that Ctrl-C at the start finds its line, too
+        if debug:
+            raise
+        print(f"{name}: error: {_one_line(error)}", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -53,15 +59,25 @@ def run_tool(name: str, main: Callable[[Sequence[str] | None], int], argv: Seque
         return 1
 
 
+def _user_errors() -> tuple[type[Exception], ...]:
+    from evaluation.errors import EvaluationError
+    from genetic_algorithm.errors import SearchError
+    from models.errors import ModelError
+
+    return ModelError, SearchError, EvaluationError
+
+
 def describe_os_error(error: OSError) -> str:
-    """One line that names the file and, for a full disk, the next step."""
+    """One line that names the file, what is wrong with it, and the next step."""
     if error.errno in _FULL:
         where = f" for {error.filename}" if error.filename else ""
         return (
             f"the disk is full{where} ({os.strerror(error.errno or 0)}); free some space or choose another "
             "folder, then give the same command again: finished work is kept"
         )
-    return _one_line(error)
+    if error.filename is None or error.strerror is None:
+        return _one_line(error)
+    return _one_line(f"{error.filename}: {error.strerror}; check that path and its permissions, or choose another")
 
 
 def _one_line(error: object) -> str:

@@ -67,9 +67,11 @@ def limit(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None
 
 
-def make_parser(default_pair: str) -> argparse.ArgumentParser:
-    """The parser; flags that are not given stay None."""
-    parser = argparse.ArgumentParser(
+def make_parser(
+    default_pair: str, parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser
+) -> argparse.ArgumentParser:
+    """The parser, of the class `parser_class`; flags that are not given stay None."""
+    parser = parser_class(
         prog="run_search",
         description="Find the layers whose swap to the donor's block restores the most accuracy.",
         epilog=_EXAMPLES + "\n" + _preset_table(),

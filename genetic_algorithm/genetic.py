@@ -116,7 +116,8 @@ class Genetic:
         if self.elite:
             yield from distinct(self.elite)
             return
-        best = np.argsort(-scores, kind="stable")[: 2 + self.space.max_layers].tolist()
+        # No more than the twelve best: the groups of a few more are too many to sort.
+        best = np.argsort(-scores, kind="stable")[: min(12, 2 + self.space.max_layers)].tolist()
         sizes = [k for k in self.space.sizes if k >= 2] or list(self.space.sizes)
         groups = [group for size in sizes for group in combinations(best, size)]
         for group in sorted(groups, key=lambda g: (-float(scores[list(g)].sum()) / max(1, len(g)), g)):

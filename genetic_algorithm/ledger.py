@@ -36,17 +36,38 @@ class Request:
 
 
 def question_parts(config: SearchConfig, subjects: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-    """The questions of each part, as sorted indices; final and hold-out questions may be none."""
+    """The questions of each part, as sorted indices; final and hold-out questions may be none.
+
+    Hold-out questions are the next after all others; where a limit is none, the last of each subject, and none
+    then means all but these.
+
+    Raises:
+        SearchError: if there are no questions, or the hold-out would take all of a subject.
+    """
     if len(subjects) == 0:
         raise SearchError("the evaluator has no questions; choose other --tasks")
     last = config.full_limit if config.final_limit == 0 else config.final_limit
-    nothing = np.zeros(0, dtype=np.int64)
+    held = _last_of_each(subjects, config.holdout_limit) if last is None else np.zeros(0, dtype=np.int64)
+
+    def first(limit: int | None) -> NDArray[np.int64]:
+        return np.setdiff1d(limit_questions(subjects, limit), held, assume_unique=True)
+
     return {
-        FAST: limit_questions(subjects, config.fast_limit),
-        FULL: limit_questions(subjects, config.full_limit),
-        FINAL: nothing if config.final_limit == 0 else limit_questions(subjects, config.final_limit),
-        HOLDOUT: nothing if last is None else limit_questions(subjects, config.holdout_limit, last),
+        FAST: first(config.fast_limit),
+        FULL: first(config.full_limit),
+        FINAL: first(config.final_limit),
+        HOLDOUT: held if last is None else limit_questions(subjects, config.holdout_limit, last),
     }
+
+
+def _last_of_each(subjects: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Indices of the last `count` questions of every subject, sorted."""
+    if count and (smallest := int(np.unique(subjects, return_counts=True)[1].min())) <= count:
+        raise SearchError(
+            f"--holdout-limit {count} leaves nothing to search on: a subject has {smallest} questions; give fewer"
+        )
+    parts = [np.flatnonzero(subjects == s)[-count:] for s in np.unique(subjects)] if count else []
+    return np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *parts]))
 
 
 class Ledger:

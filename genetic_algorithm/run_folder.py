@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from genetic_algorithm import result
 from genetic_algorithm.differences import differences, told
 from genetic_algorithm.errors import SearchError
 
@@ -216,8 +217,10 @@ def _finished(paths: RunPaths) -> dict[str, Any] | None:
         return None
     try:
         document = json.loads(paths.result.read_text(encoding="utf-8"))
-        document["final_results"][0]["layers"]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        result.table(document)  # what cannot be told is damaged
+        usage, best, _ = document["usage"]["in_all"], document["final_results"][0], document["base"]
+        _ = usage["question_evaluations"], usage["seconds"], best["holdout_accuracy"]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise SearchError(
             f"{paths.result} is damaged ({type(error).__name__}: {error}); delete that file and give the "
             "same command again: the answers are in the journal"

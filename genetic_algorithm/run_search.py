@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 finished = run_folder.peek(job.args.output_dir, job.run)
                 if finished is not None and not job.args.dry_run:
                     return _tell_finished(*finished)
-            evaluator = wiring.make_evaluator(job.evaluation, job.factory, job.config)
+            evaluator = wiring.make_evaluator(job.evaluation, job.factory, job.config, download=not job.args.dry_run)
             search = _make_search(job, evaluator)
             if job.args.dry_run:
                 return _dry_run(job, evaluator, search)
@@ -104,8 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _job(given: Sequence[str]) -> Job:
+    from evaluation.entry import Parser
+
     default_pair = os.environ.get("PAIR") or "tiny"
-    args = arguments.make_parser(default_pair).parse_args(given)
+    args = arguments.make_parser(default_pair, Parser).parse_args(given)
     arguments.check_model_flags(args)
     pair = None if args.evaluator else args.pair or default_pair
     scores, elite = args.single_layer_scores, args.elite
@@ -145,7 +147,7 @@ def _dry_run(job: Job, evaluator: Evaluator, search: Search) -> int:
     about: Mapping[str, Any] = getattr(evaluator, "describe", dict)()
     bounds = (sum(stage.sets for stage in stages), sum(stage.questions for stage in stages))
     total = plan.StagePlan("in all", *bounds, sum(stage.typical for stage in stages))
-    print(f"Dry run: {search.space.size:,} possible layer sets; nothing is written.")
+    print(f"Dry run: {search.space.size:,} possible layer sets; no run is begun.")
     for name, value in about.items():
         print(f"  {name}: {value}")
     print(f"{'':<10}{'at most:':>10}{'question-':>14}{'mostly:':>12}{'question-':>14}{'full':>9}")

@@ -25,6 +25,8 @@ def eval_config(args: argparse.Namespace, pair: str) -> Any:
 
     device = _device(args.gpu or "auto")
     tasks = [name for word in args.tasks or () for name in word.split(",") if name]
+    if args.tasks and not tasks:
+        raise SearchError("--tasks names no task; name one, or leave the option out for the pair's own")
     flags = {
         "mmlu_dir": None if args.mmlu_dir is None else args.mmlu_dir.expanduser().absolute(),
         "layers_dir": None if args.layers_dir is None else args.layers_dir.expanduser().absolute(),
@@ -57,18 +59,27 @@ def _device(gpu: str) -> str:
     return f"cuda:{int(gpu)}"
 
 
-def make_evaluator(evaluation: Any, factory: str | None, config: SearchConfig) -> Evaluator:
+def make_evaluator(evaluation: Any, factory: str | None, config: SearchConfig, *, download: bool = True) -> Evaluator:
     """Build the engine of an `EvalConfig`, or call MODULE:FACTORY where one is named.
+
+    Args:
+        evaluation: of the command line; None where `factory` is given.
+        factory: MODULE:FACTORY, or None.
+        config: of the search, whose limits say how many questions are needed.
+        download: whether models that are not here may be fetched.
 
     Raises:
         SearchError: if the factory cannot be found or makes something else.
     """
     if factory is None:
+        from functools import partial
+
         from evaluation.build import build_evaluator
         from model_preparation.sources import locate  # knows the hubs, and asks their caches first
 
         limit = arguments.largest_limit(config)
-        engine: Evaluator = build_evaluator(evaluation, max_limit=limit, locate=locate)
+        found = partial(locate, download=download)
+        engine: Evaluator = build_evaluator(evaluation, max_limit=limit, locate=found)
         return engine
     evaluator: Evaluator = _import_factory(factory)()
     lacking = [name for name in _NEEDED if not hasattr(evaluator, name)]

@@ -15,6 +15,7 @@ from typing import Any
 if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from evaluation.entry import Parser
 from models.errors import ModelError
 from models.pairs import TINY_DIR
 
@@ -35,17 +36,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ModelError(f"{arguments.checkpoint_test} holds no accuracy on held-out questions; test again")
     if test["layers"] != best["layers"]:
         raise ModelError(f"the checkpoint has layers {test['layers']}, the search found {best['layers']}")
-    held_out = f"{evaluation['accuracy']:.4f} +- {evaluation['standard_error']:.4f} on held-out questions"
+    tested = f"{evaluation['accuracy']:.4f} +- {evaluation['standard_error']:.4f}"
+    tested += f" on {evaluation['questions']} questions of {'+'.join(evaluation['tasks'])}"
+    if best.get("holdout_accuracy") is not None:
+        tested += f"; on questions kept back from the search the set scores {best['holdout_accuracy']:.4f}"
     landscape = LANDSCAPES.get(arguments.pair)
     if landscape is not None:
         good, compared = _against_landscape(_read(landscape), layers, max_layers=result["search"]["max_layers"])
     else:
-        base = result["base"]["accuracy"]
+        base = (result["base"] or {}).get("accuracy", 0.0)
         good, compared = best["accuracy"] > base, f"{best['accuracy']:.4f} in the search, the base {base:.4f}"
     took = "" if arguments.seconds is None else f" in {arguments.seconds} s"
     print(
         f"{'PASSED' if good else 'FAILED'}{took}: layers {layers} of the pair {arguments.pair}; {compared}; "
-        f"the checkpoint scores {held_out}; it is {arguments.checkpoint}, "
+        f"the checkpoint scores {tested}; it is {arguments.checkpoint}, "
         f"the search {arguments.result.parent}"
     )
     return 0 if good else 1
@@ -75,7 +79,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="check_deployment.py", description=(__doc__ or "").split("\n", 1)[0])
+    parser = Parser(prog="check_deployment.py", description=(__doc__ or "").split("\n", 1)[0])
     add = parser.add_argument
     add("--pair", required=True, help="that was searched")
     add("--result", type=Path, required=True, metavar="FILE", help="search_result_*.json")

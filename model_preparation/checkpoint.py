@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_preparation.files import (
+    INFO,
     disk_errors_named,
     refuse_existing,
     replaced_folder,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from models.modeling_llamba import LlambaForCausalLM
     from models.pairs import Pair
 
-INFO = "checkpoint_info.json"
 SHARD_SIZE = "5GB"
 SMALL_FILES = 64 << 20
 """Room for tokenizer, code and texts, in bytes."""
@@ -150,9 +150,16 @@ def load_tokenizer(*folders: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer, PreTrainedConfig
 
+    from models.weights import one_line
+
     for folder in tokenizer_folders(*folders):
         # Given a configuration it does not read config.json, whose auto_map would make it ask about code.
-        tokenizer = AutoTokenizer.from_pretrained(folder, config=PreTrainedConfig())
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, config=PreTrainedConfig())
+        except Exception as error:  # what a damaged file raises differs by its kind; some is a bare Exception
+            raise ModelError(
+                f"the tokenizer in {folder} is damaged ({one_line(error)}); copy it there again"
+            ) from error
         tokenizer.init_kwargs.pop("is_local", None)  # about this machine; it would be saved along
         return tokenizer
     raise ModelError(f"there is no tokenizer in {' or '.join(map(str, folders))}; copy the donor's tokenizer there")
@@ -256,7 +263,10 @@ def read_info(folder: Path) -> CheckpointInfo:
     path = folder / INFO
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        return CheckpointInfo(**fields)
+        info = CheckpointInfo(**fields)
+        if not isinstance(info.pair, str) or not all(isinstance(i, int) for i in info.replaced_layers):
+            raise TypeError("pair or replaced_layers is of the wrong type")
+        return info
     except (FileNotFoundError, NotADirectoryError):
         raise ModelError(
             f"{folder} is not a checkpoint: it has no {INFO}; "
@@ -282,11 +292,12 @@ def load_checkpoint(
     from transformers import GenerationConfig
 
     from models.loading import load_base
+    from models.weights import read_json
 
     folder = Path(folder)
     read_info(folder)
     model = load_base(folder, dtype=dtype or stored_dtype(folder), device=device)
-    model.generation_config = GenerationConfig.from_pretrained(folder)
+    model.generation_config = GenerationConfig.from_dict(read_json(folder / "generation_config.json"))
     return model, load_tokenizer(folder)
 
 

@@ -33,7 +33,10 @@ while (($#)); do
       shift
       ;;
     --force) force=(--force) ;;
-    *) usage >&2 && exit 2 ;;
+    *)
+      echo "create_best_checkpoints.sh: error: unknown argument $1; --help lists the options" >&2
+      exit 2
+      ;;
   esac
   shift
 done

@@ -19,6 +19,7 @@ from typing import Any
 if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from evaluation.entry import Parser
 from model_preparation.checkpoint import Recipe, create
 from model_preparation.sources import announce, choose_pair, default_layers_dir, locate
 from models.errors import ModelError
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         layers_dir=layers_dir,
         layers=tuple(arguments.layers if found is None else found["layers"]),
         description=arguments.description or (f"found by a search: {arguments.from_result}" if found else ""),
-        mmlu_score=arguments.score if arguments.score is not None else _mmlu(score),
+        mmlu_score=arguments.score if arguments.score is not None else _mmlu(found),
         score=score,
     )
     info = create(recipe, arguments.output_dir, force=arguments.force)
@@ -73,13 +74,19 @@ def read_result(path: Path, rank: int) -> dict[str, Any]:
         entry = next((one for one in document["final_results"] if one["rank"] == rank), None)
         evaluator = document.get("evaluator") or {}
         if entry is None:
-            raise ModelError(f"{path} has ranks 1 to {len(document['final_results'])}, not {rank}")
-        kept = ("accuracy", "standard_error", "questions", "holdout_accuracy", "holdout_questions")
+            known = len(document["final_results"])
+            ranks = f"ranks 1 to {known}" if known else "no ranked set"
+            raise ModelError(f"{path} has {ranks}, not rank {rank}; give another --rank or search_result_*.json")
+        score = {name: _number(entry[name]) for name in ("accuracy", "standard_error", "questions")}
+        if entry.get("holdout_accuracy") is not None:
+            score |= {name: _number(entry[name]) for name in ("holdout_accuracy", "holdout_questions")}
+        tasks = evaluator.get("tasks") or (["mmlu"] if evaluator.get("mmlu_dir") else [])
         return {
             "layers": [int(layer) for layer in entry["layers"]],
-            "score": {name: entry.get(name) for name in kept} | {"num_fewshot": evaluator.get("num_fewshot")},
+            "score": score | {"num_fewshot": evaluator.get("num_fewshot")},
             "pair": evaluator.get("pair"),
-            "tasks": list(evaluator.get("tasks") or ()),
+            "tasks": list(tasks),
+            "is_limited": (document.get("search") or {}).get("full_limit") is not None,
         }
     except FileNotFoundError:
         raise ModelError(f"{path} does not exist; give a search_result_*.json") from None
@@ -91,15 +98,21 @@ def read_result(path: Path, rank: int) -> dict[str, Any]:
         ) from error
 
 
-def _mmlu(score: dict[str, Any] | None) -> float | None:
-    """The score where it is one of all of MMLU."""
-    return score["accuracy"] if score is not None and score["tasks"] == ["mmlu"] else None
+def _number(value: Any) -> int | float:
+    if not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return value
+
+
+def _mmlu(found: dict[str, Any] | None) -> float | None:
+    """The score of a search's result where it is one of all of MMLU."""
+    if found is None or found["tasks"] != ["mmlu"] or found["is_limited"]:
+        return None
+    return float(found["score"]["accuracy"])
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="create_replaced_model_checkpoint.py", description=(__doc__ or "").split("\n", 1)[0]
-    )
+    parser = Parser(prog="create_replaced_model_checkpoint.py", description=(__doc__ or "").split("\n", 1)[0])
     add = parser.add_argument
     add("--layers", type=int, nargs="*", metavar="I", help="layers that become the donor's, 0-based")
     add("--from_result", "--from-result", type=Path, metavar="FILE", help="layers from a search_result_*.json")
@@ -116,7 +129,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="extracted layers [%(default)s]",
     )
     add("--pair", metavar="NAME", help="base and donor [$PAIR, else that of the layers]")
-    add("--force", action="store_true", help="replace the output folder where it exists")
+    add("--force", action="store_true", help="replace the checkpoint that the output folder holds")
     add("--gpu", metavar="N", help="taken for compatibility; building needs no GPU")
     return parser.parse_args(argv)
 

@@ -21,6 +21,7 @@ from typing import Any
 if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from evaluation.entry import Parser
 from model_preparation.files import replaced, save_tensors, sha256, write_json
 from model_preparation.sources import (
     METADATA,
@@ -138,11 +139,25 @@ def _claim(output_dir: Path, metadata: dict[str, Any], force: bool) -> dict[str,
             f"{output_dir} holds {whose}, not those of {metadata['source']}; "
             "choose another --output_dir, or replace them with --force"
         )
+    if not (present or (output_dir / METADATA).is_file()):
+        _refuse_foreign(output_dir)  # with --force, too: it is about layers, not about whatever lies there
     output_dir.mkdir(parents=True, exist_ok=True)
     for path in present:
         path.unlink()
     write_json(output_dir / METADATA, metadata)
     return {}
+
+
+def _refuse_foreign(output_dir: Path) -> None:
+    """Raise ModelError where files of something else lie; the donor's config.json would take their place."""
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ModelError(f"--output_dir {output_dir} is a file; name a folder")
+    others = [entry.name for entry in output_dir.glob("[!.]*")]
+    if others:
+        raise ModelError(
+            f"--output_dir {output_dir} is not empty and holds no extracted layers (it has {min(others)}); "
+            "choose a new or empty folder"
+        )
 
 
 def _is_right(path: Path, entry: dict[str, Any]) -> bool:
@@ -174,7 +189,7 @@ def _donor(model_name: str, asked_pair: str | None) -> tuple[Pair | None, Path]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="extract_layers.py", description=(__doc__ or "").split("\n", 1)[0])
+    parser = Parser(prog="extract_layers.py", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument(
         "--model_name",
         "--model-name",

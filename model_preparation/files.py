@@ -17,6 +17,8 @@ from typing import Any
 
 from models.errors import ModelError
 
+INFO = "checkpoint_info.json"
+"""What every checkpoint folder holds."""
 _BLOCK = 1 << 22
 
 
@@ -98,10 +100,15 @@ def replaced_folder(target: Path, *, force: bool) -> Iterator[Path]:
 
 
 def refuse_existing(target: Path, *, force: bool) -> None:
-    """Raise ModelError if `target` is there and must not be replaced."""
-    if target.is_dir() and not target.is_symlink() and (force or not any(target.iterdir())):
+    """Raise ModelError if `target` is there and must not be replaced; `force` is about checkpoints, nothing else."""
+    if not target.exists() and not target.is_symlink():
         return
-    if target.exists() or target.is_symlink():
+    is_folder = target.is_dir() and not target.is_symlink()
+    if is_folder and not any(target.iterdir()):
+        return
+    if not (is_folder and (target / INFO).is_file()):
+        raise ModelError(f"{target} exists already and is no checkpoint; choose another --output_dir")
+    if not force:
         raise ModelError(f"{target} exists already; choose another --output_dir, or replace that folder with --force")
 
 

@@ -8,7 +8,6 @@ python -m model_preparation.modelscope_utils --pair llamba-8b      downloads a p
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run, or imported, as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from evaluation.entry import Parser
 from model_preparation.sources import Role, announce, choose_pair, locate
 from models.errors import ModelError
 from models.pairs import PAIRS, Pair
@@ -88,7 +88,7 @@ def get_model_modelscope(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Download what a pair needs and print where it is, as JSON."""
-    parser = argparse.ArgumentParser(prog="modelscope_utils.py", description="Download a pair; say where it lies.")
+    parser = Parser(prog="modelscope_utils.py", description="Download a pair; say where it lies.")
     parser.add_argument("--pair", metavar="NAME", help=f"one of {', '.join(PAIRS)} [$PAIR, else tiny]")
     parser.add_argument("--offline", action="store_true", help="only look; download nothing")
     arguments = parser.parse_args(argv)

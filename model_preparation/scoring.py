@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import torch
 from evaluation.accuracy import Accuracy, evaluate_model
 from evaluation.build import load_questions, usable_device
 from evaluation.config import EvalConfig
+from evaluation.errors import EvaluationError
 from genetic_algorithm import Score
 
 if TYPE_CHECKING:
@@ -28,9 +30,16 @@ class Device:
     def choose(cls, gpu: str) -> Device:
         """`auto`, `cpu` or a number; bfloat16 on a GPU and float32 on a CPU.
 
+        Where there is no GPU at all, a number means the CPU, and that is said: the documented commands name GPU 0.
+
         Raises:
             EvaluationError: there is no such device.
         """
+        if gpu not in ("auto", "cpu") and not gpu.isdecimal():
+            raise EvaluationError(f"--gpu {gpu} is no device; give a number, cpu or auto")
+        if gpu.isdecimal() and not torch.cuda.is_available():
+            print(f"GPU {gpu}: there is no GPU that torch can use; running on the CPU", file=sys.stderr)
+            gpu = "cpu"
         if gpu == "auto":
             gpu = "0" if torch.cuda.is_available() else "cpu"
         name = str(usable_device(gpu if gpu == "cpu" else f"cuda:{gpu}"))

@@ -21,6 +21,8 @@ from models.pairs import PAIRS, Pair, get_pair
 
 ROOT = Path(__file__).resolve().parents[1]
 METADATA = "metadata.json"
+BIG_GPU_BYTES = 18_000_000_000
+"""What llamba-8b needs, as scripts/lib.sh has it."""
 
 Role = Literal["base", "donor"]
 _log = logging.getLogger(__name__)
@@ -45,7 +47,9 @@ class Choice:
 
 
 def choose_pair(asked: str | None, layers_dir: Path | None = None) -> Choice:
-    """The pair to work on: `asked`, else $PAIR, else whose layers were extracted, else the bundled one.
+    """The pair to work on: `asked`, else $PAIR, else whose layers were extracted, else what suits the machine.
+
+    That is llamba-8b with a GPU of 18 GB or more, as in the shell scripts, and the bundled pair without.
 
     Raises:
         ModelError: if there is no such pair.
@@ -57,7 +61,16 @@ def choose_pair(asked: str | None, layers_dir: Path | None = None) -> Choice:
     folder = layers_dir or default_layers_dir()
     if extracted := read_metadata(folder).get("pair"):
         return Choice(get_pair(str(extracted)), f"the layers in {folder}")
+    if _has_big_gpu():
+        return Choice(get_pair("llamba-8b"), "there is a GPU of 18 GB or more; --pair NAME or PAIR chooses another")
     return Choice(get_pair("tiny"), "the bundled one; --pair NAME or PAIR chooses another")
+
+
+def _has_big_gpu() -> bool:
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return any(torch.cuda.get_device_properties(i).total_memory >= BIG_GPU_BYTES for i in range(count))
 
 
 def announce(choice: Choice) -> Pair:
@@ -81,7 +94,19 @@ def read_metadata(layers_dir: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not valid JSON ({error}); extract the layers again with --force") from error
     if not isinstance(found, dict):
         raise ModelError(f"{path} does not hold an object; extract the layers again with --force")
+    if found and not _describes_layers(found):
+        raise ModelError(f"{path} is not what extract_layers.py writes; extract the layers again with --force")
     return found
+
+
+def _describes_layers(found: dict[str, Any]) -> bool:
+    files = found.get("files")
+    return (
+        isinstance(found.get("source"), str)
+        and isinstance(found.get("num_layers"), int)
+        and isinstance(files, dict)
+        and all(isinstance(one, dict) and {"bytes", "sha256"} <= one.keys() for one in files.values())
+    )
 
 
 def locate(pair: Pair, role: Role, *, download: bool = True) -> Path:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from evaluation.entry import Parser
 from model_preparation.checkpoint import load_checkpoint, read_info
 from models.errors import ModelError
 from models.pairs import Pair, get_pair
@@ -168,7 +169,7 @@ def _pair(name: str, arguments: argparse.Namespace) -> Pair:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="test_checkpoint.py", description=(__doc__ or "").split("\n", 1)[0])
+    parser = Parser(prog="test_checkpoint.py", description=(__doc__ or "").split("\n", 1)[0])
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, metavar="DIR", help="folder of a checkpoint")
     add("--full_eval", "--full-eval", action="store_true", help="also answer questions")

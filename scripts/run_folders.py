@@ -65,8 +65,9 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     for path in sorted(folder.glob("search_result_*.json")):
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-            document["final_results"][0]["layers"]
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            _candidate(document["final_results"][0])
+            spell_result(folder, document)  # what cannot be told is damaged
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise RunError(f"{path} is damaged ({type(error).__name__}); delete it and run the search again") from error
         return dict(document)
     return None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.entry import run_tool
+from evaluation.entry import Parser, run_tool
 from evaluation.errors import EvaluationError
 from genetic_algorithm.errors import SearchError
 from models.errors import ModelError
@@ -32,7 +32,7 @@ def _raising(error: BaseException):
         (
             FileNotFoundError(errno.ENOENT, "No such file", "x.pt"),
             1,
-            "tool: error: [Errno 2] No such file: 'x.pt'\n",
+            "tool: error: x.pt: No such file; check that path and its permissions, or choose another\n",
         ),
         (SystemExit("bad call"), 1, "tool: error: bad call\n"),
         (SystemExit(2), 2, ""),
@@ -62,6 +62,14 @@ def test_ctrl_c_is_one_line_that_says_what_goes_on(capsys: pytest.CaptureFixture
     assert "same command again" in told
 
 
+def test_bad_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser(prog="tool")
+    parser.add_argument("--layers", type=int, nargs="+")
+    assert run_tool("tool", lambda argv: bool(parser.parse_args(argv)), ["--layers"]) == 2
+    told = capsys.readouterr().err
+    assert told == "tool: error: argument --layers: expected at least one argument; --help lists the options\n"
+
+
 def test_a_programming_error_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_tool("tool", _raising(ZeroDivisionError()), [])
@@ -88,7 +96,7 @@ def test_arguments_and_the_exit_code_pass_through() -> None:
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:
     program = (
-        "import sys; from evaluation.entry import run_tool\n"
+        "import sys; from evaluation.entry import Parser, run_tool\n"
         "def main(argv):\n    for i in range(100000): print(i, flush=True)\n    return 0\n"
         "sys.exit(run_tool('tool', main, []))"
     )

@@ -8,7 +8,7 @@ import pytest
 
 from genetic_algorithm import Answers, LayerSet, Search, SearchConfig, SearchError, SearchSpace
 from genetic_algorithm.config import PRESETS, full, quick, tiny
-from genetic_algorithm.ledger import FAST, FINAL, FULL, HOLDOUT, Request
+from genetic_algorithm.ledger import FAST, FINAL, FULL, HOLDOUT, Request, question_parts
 from genetic_algorithm.plan import make_plan, remaining
 from genetic_algorithm.search import Outcome, run
 from tests.genetic_algorithm.simulator import NUM_LAYERS, Counting, Simulator
@@ -271,3 +271,26 @@ def test_requests_and_outcomes_are_usable_objects() -> None:
     assert outcome is search.outcome
     assert sorted(outcome.best_per_size) == [1, 2, 3, 4]
     assert outcome.patterns
+
+
+def test_hold_out_questions_are_kept_back_from_all_others() -> None:
+    subjects = np.repeat([0, 1], [30, 20])
+    limited = question_parts(SearchConfig(fast_limit=2, full_limit=5, holdout_limit=4), subjects)
+    assert limited[HOLDOUT].tolist() == [5, 6, 7, 8, 35, 36, 37, 38]
+    unlimited = question_parts(SearchConfig(fast_limit=2, full_limit=None, holdout_limit=4), subjects)
+    assert unlimited[HOLDOUT].tolist() == [26, 27, 28, 29, 46, 47, 48, 49]
+    assert len(unlimited[FULL]) == 42
+    for parts in (limited, unlimited):
+        assert not set(parts[HOLDOUT]) & {q for name in (FAST, FULL, FINAL) for q in parts[name]}
+    with pytest.raises(SearchError, match=r"--holdout-limit 20 leaves nothing .* a subject has 20 questions"):
+        question_parts(SearchConfig(full_limit=None, holdout_limit=20), subjects)
+
+
+def test_elites_of_large_spaces_are_quick() -> None:
+    space = SearchSpace(32, 1, 24)
+    search = Search(
+        SearchConfig(max_layers=24), space, np.zeros(100, dtype=np.int64), single_scores=dict.fromkeys(range(32), 0.3)
+    )
+    request = search.ask()
+    assert request is not None
+    assert len(request.batch) == search.config.population

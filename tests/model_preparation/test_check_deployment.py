@@ -26,7 +26,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         found = {"layers": layers, "accuracy": 0.5}
         result = {"final_results": [found], "base": {"accuracy": base}, "search": {"max_layers": 4}}
         if test is None:
-            test = {"layers": layers, "evaluation": {"accuracy": 0.9, "standard_error": 0.01}}
+            score = {"accuracy": 0.9, "standard_error": 0.01, "questions": 2048, "tasks": ["tiny_heldout"]}
+            test = {"layers": layers, "evaluation": score}
         (tmp_path / "result.json").write_text(json.dumps(result))
         (tmp_path / "test.json").write_text(json.dumps(test))
         files = ["--result", str(tmp_path / "result.json"), "--checkpoint_test", str(tmp_path / "test.json")]
@@ -46,7 +47,7 @@ def test_a_set_within_a_hundredth_of_the_best_passes(
     for words in (
         "+".join(map(str, layers)),
         "the best of all sets (0+2) 0.9050",
-        "0.9000 +- 0.0100",
+        "0.9000 +- 0.0100 on 2048 questions of tiny_heldout",
         "made",
     ):
         assert words in line

@@ -203,7 +203,16 @@ def test_layers_or_a_result_of_another_pair_are_refused(
     assert "holds layers for the pair tiny" in refused(others, capsys)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"final_results": [{"rank": 1}]}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"final_results": [{"rank": 1}]}',
+        '{"final_results": [{"rank": 1, "layers": [1]}]}',
+        '{"final_results": [{"rank": 1, "layers": [1], "accuracy": "x", "standard_error": 0, "questions": 1}]}',
+    ],
+)
 def test_a_file_that_is_no_result_is_named(
     content: str, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,8 +229,15 @@ def test_what_exists_is_not_overwritten_unless_forced(
     target.mkdir()
     (target / "notes.txt").write_text("mine")
     arguments = [*command, "--output_dir", str(target), "--layers", "1"]
-    assert f"{target} exists already" in refused(arguments, capsys)
-    assert [path.name for path in target.iterdir()] == ["notes.txt"]
+    for forced in ([], ["--force"]):  # force replaces a checkpoint, never whatever else lies there
+        assert f"{target} exists already and is no checkpoint" in refused([*arguments, *forced], capsys)
+        assert [path.name for path in target.iterdir()] == ["notes.txt"]
+    (target / "notes.txt").unlink()
+    assert main(arguments) == 0
+    capsys.readouterr()
+    (target / "notes.txt").write_text("mine")
+    assert f"{target} exists already; " in refused(arguments, capsys)
+    assert (target / "notes.txt").exists()
     assert main([*arguments, "--force"]) == 0
     assert {path.name for path in target.iterdir() if path.is_file()} == FILES
     assert [path.name for path in tmp_path.iterdir()] == ["made"]

@@ -137,3 +137,30 @@ def test_the_donor_of_a_named_pair(pair_name: str, tmp_path: Path, capsys: pytes
         "written": DEPTH,
         "pair": pair_name,
     }
+
+
+@pytest.mark.parametrize("forced", [[], ["--force"]])
+def test_a_folder_of_something_else_stays_as_it_is(
+    forced: list[str], pair_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text("another model's")
+    command = ["--pair", pair_name, "--output_dir", str(tmp_path), *forced]
+    assert run_tool("extract", main, command) == 2
+    assert "holds no extracted layers (it has config.json)" in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_text() == "another model's"
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_layers": "x"}, {"source": None}, {"files": 3}, {"files": {"layer_00.pt": "x"}}]
+)
+def test_metadata_that_is_not_ours_is_named(
+    change: dict[str, object], copy: Path, pair_name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metadata = json.loads((copy / "metadata.json").read_text())
+    (copy / "metadata.json").write_text(json.dumps(metadata | change))
+    command = ["--pair", pair_name, "--output_dir", str(copy)]
+    for arguments in (command, [*command, "--verify"]):
+        assert run_tool("extract", main, arguments) == 2
+        assert "metadata.json is not what extract_layers.py writes" in capsys.readouterr().err
+    assert main([*command, "--force"]) == 0

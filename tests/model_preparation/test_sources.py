@@ -46,7 +46,8 @@ def no_extracted_layers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 def test_the_pair_is_the_first_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert choose_pair(None).pair.name == "tiny"
-    (tmp_path / "metadata.json").write_text(json.dumps({"pair": "llamba-8b"}))
+    about = {"pair": "llamba-8b", "source": "x", "num_layers": 1, "files": {}}
+    (tmp_path / "metadata.json").write_text(json.dumps(about))
     by_layers = choose_pair(None, tmp_path)
     assert (by_layers.pair.name, by_layers.reason) == ("llamba-8b", f"the layers in {tmp_path}")
     monkeypatch.setenv("PAIR", "tiny")

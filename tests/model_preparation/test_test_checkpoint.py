@@ -117,7 +117,7 @@ def test_the_score_of_a_checkpoint_is_that_of_its_layers(tmp_path: Path, capsys:
     ("arguments", "told"),
     [
         (["--limit", "3"], "are about --full_eval"),
-        (["--gpu", "7"], "cuda:7 is not there"),
+        (["--gpu", "foo"], "--gpu foo is no device"),
         (["--full_eval", "--mmlu-dir", "/nowhere"], "/nowhere is not a folder"),
     ],
 )
@@ -152,3 +152,39 @@ def test_tools_run_as_files_from_their_own_folder(
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "made" / "model.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", "{"),
+        ("tokenizer.json", '{"model": 3}'),
+        ("generation_config.json", "{"),
+        ("generation_config.json", None),
+        ("checkpoint_info.json", '{"pair": 5}'),
+    ],
+)
+def test_a_damaged_small_file_is_one_clear_line(
+    name: str, content: str | None, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copy / name
+    if content is None:
+        path.unlink()
+    elif name == "checkpoint_info.json":
+        path.write_text(json.dumps(json.loads(path.read_text()) | json.loads(content)))
+    else:
+        path.write_text(content)
+    assert run_tool("test", main, ["--checkpoint", str(copy), "--gpu", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(copy) in error
+
+
+def test_a_gpu_by_number_is_the_cpu_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from model_preparation.scoring import Device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert Device.choose("0").name == "cpu"
+    assert capsys.readouterr().err == "GPU 0: there is no GPU that torch can use; running on the CPU\n"

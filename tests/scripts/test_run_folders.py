@@ -75,10 +75,11 @@ def test_no_result_yet_is_said(folder: Path, capsys: pytest.CaptureFixture[str])
     assert "no result yet" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"final_results": []}'])
-def test_a_damaged_result_is_named(content: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("content", ["{", "{}", '{"final_results": []}', '{"final_results": [{"layers": [1]}]}'])
+@pytest.mark.parametrize("what", ["results", "progress"])
+def test_a_damaged_result_is_named(what: str, content: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "search_result_1.json").write_text(content)
-    assert run_folders.main(["results", str(folder)]) == 2
+    assert run_folders.main([what, str(folder)]) == 2
     error = capsys.readouterr().err
     assert "search_result_1.json is damaged" in error
     assert error.count("\n") == 1
