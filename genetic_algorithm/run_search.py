@@ -177,6 +177,8 @@ def _search(job: Job, evaluator: Evaluator, search: Search, opened: run_folder.O
     paths = opened.paths
     with logging_to(paths.log):
         _log.info("%s %s", "resuming the search in" if opened.is_resumed else "search in", paths.folder)
+        if opened.is_resumed and not paths.journal.exists():
+            _log.warning("%s is missing: all questions are asked again; put it back to keep them", paths.journal)
         header = {**({} if job.factory is None else {"factory": job.factory}), **journal_header(evaluator)}
         remembering = Remembering(evaluator, Journal(paths.journal, header, evaluator.num_questions))
         stream = sys.stderr if sys.stderr.isatty() else None

@@ -111,3 +111,15 @@ def test_a_disk_that_is_full_is_one_line_and_the_run_resumes(command_line: Comma
     done = command_line.run()
     assert done.returncode == 0, done.stderr
     assert command_line.result() == command_line.result("undisturbed")
+
+
+def test_a_missing_journal_is_said_and_everything_is_asked_again(command_line: CommandLine) -> None:
+    assert command_line.run().returncode == 0
+    expected = command_line.result()
+    folder = command_line.folder / "run"
+    (folder / "journal.jsonl").unlink()
+    next(folder.glob("search_result_*.json")).unlink()
+    again = command_line.run()
+    assert again.returncode == 0
+    assert "journal.jsonl is missing: all questions are asked again" in again.stderr
+    assert command_line.result() == expected
