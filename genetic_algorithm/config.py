@@ -44,7 +44,7 @@ class SearchConfig:
     tournament: int = 3
     """Sets that compete for each parenthood."""
     elitism: int = 2
-    """Best sets that are kept for certain: a generation adds `population - elitism` new ones."""
+    """A generation adds `population - elitism` new sets; the best `population` of old and new live on."""
     crossover_rate: float = 0.7
     """Share of children with two parents."""
     mutation_rate: float = 0.6
@@ -57,8 +57,6 @@ class SearchConfig:
     """Sets in the final ranking."""
     climbs: int = 3
     """Best sets of stage 2 from which stage 3 climbs."""
-    screened: int | None = None
-    """New neighbours of one set that one round of stage 3 looks at on the fast questions; None is all."""
     verified_per_round: int = 6
     """Promising neighbours of one set that one round of stage 3 scores on the full questions."""
     verifications: int = 30
@@ -91,7 +89,7 @@ class SearchConfig:
             self._at_least(name, 0)
         for name in ("min_layers", "max_layers", "seed"):
             self._at_least(name, 0)
-        for name in ("fast_limit", "full_limit", "screened"):
+        for name in ("fast_limit", "full_limit"):
             if getattr(self, name) is not None:
                 self._at_least(name, 1)
         for name in ("elite_fraction", "scored_fraction", "crossover_rate", "mutation_rate", "guidance"):

@@ -66,8 +66,7 @@ class LocalSearch:
     def _to_screen(self, layers: LayerSet) -> list[LayerSet]:
         """Neighbours without a fast score, those of the most telling kind first."""
         near = [s for s in self.space.neighbours(layers) if self.ledger.score(s, FAST) is None]
-        near = [s for s in near if s not in self.ledger.failed]
-        return near if self.config.screened is None else near[: self.config.screened]
+        return [s for s in near if s not in self.ledger.failed]
 
     def _promising(self, layers: LayerSet) -> list[LayerSet]:
         """Screened neighbours without a full score that may be better than `layers`, best first."""

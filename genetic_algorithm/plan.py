@@ -43,7 +43,6 @@ def make_plan(
     verified = min(space.size, config.verified + len(space.sizes)) + 1
 
     near = max((_neighbourhood(space, size) for size in space.sizes), default=0)
-    near = min(near, config.screened or near)
     climbs = min(config.climbs, space.size)
     screened = min(space.size - first, climbs * config.rounds * near)  # none was looked at in stage 1
     checked = min(space.size, config.verifications, climbs * config.rounds * config.verified_per_round)
