@@ -128,7 +128,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="extracted layers [%(default)s]",
     )
-    add("--pair", metavar="NAME", help="base and donor [$PAIR, else that of the layers]")
+    add("--pair", metavar="NAME", help="base and donor [$PAIR, else that of the layers, else by the GPU]")
     add("--force", action="store_true", help="replace the checkpoint that the output folder holds")
     add("--gpu", metavar="N", help="taken for compatibility; building needs no GPU")
     return parser.parse_args(argv)

@@ -197,7 +197,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help="whose layers: llama (the pair's donor), a pair, or the folder of a Llama model [%(default)s]",
     )
-    parser.add_argument("--pair", metavar="NAME", help="base and donor [$PAIR, else tiny]")
+    parser.add_argument(
+        "--pair", metavar="NAME", help="base and donor [$PAIR, else that of the extracted layers, else by the GPU]"
+    )
     parser.add_argument(
         "--output_dir", "--output-dir", type=Path, default=default_layers_dir(), metavar="DIR", help="[%(default)s]"
     )

@@ -89,7 +89,11 @@ def get_model_modelscope(
 def main(argv: Sequence[str] | None = None) -> int:
     """Download what a pair needs and print where it is, as JSON."""
     parser = Parser(prog="modelscope_utils.py", description="Download a pair; say where it lies.")
-    parser.add_argument("--pair", metavar="NAME", help=f"one of {', '.join(PAIRS)} [$PAIR, else tiny]")
+    parser.add_argument(
+        "--pair",
+        metavar="NAME",
+        help=f"one of {', '.join(PAIRS)} [$PAIR, else that of the extracted layers, else by the GPU]",
+    )
     parser.add_argument("--offline", action="store_true", help="only look; download nothing")
     arguments = parser.parse_args(argv)
     pair = announce(choose_pair(arguments.pair))

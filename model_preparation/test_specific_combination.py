@@ -67,7 +67,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--layers", type=int, nargs="+", required=True, metavar="I", help="layers that run the donor's block")
     add("--gpu_id", "--gpu", default="auto", metavar="N|cpu|auto", help="device [auto: GPU 0, else the CPU]")
     add("--limit", type=_limit, default=10, metavar="N|none", help="questions of each subject [%(default)s]")
-    add("--pair", metavar="NAME", help="base and donor [$PAIR, else that of the extracted layers, else tiny]")
+    add("--pair", metavar="NAME", help="base and donor [$PAIR, else that of the extracted layers, else by the GPU]")
     add("--tasks", nargs="+", default=[], metavar="TASK", help="lm-eval tasks or groups [the pair's]")
     add("--mmlu-dir", "--mmlu_dir", type=Path, metavar="DIR", help="a local copy of cais/mmlu [the hub]")
     return parser.parse_args(argv)

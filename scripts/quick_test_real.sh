@@ -9,6 +9,8 @@ usage: scripts/quick_test_real.sh [OPTION...]
 A quick three-stage search: population 20, 15 generations, 10 questions per subject for screening, 50 for
 verification. The result lies in results/real_<timestamp>/. Giving the same --output-dir again resumes a search.
 
+With the pair tiny, its preset adds a play-off between close leaders and hold-out questions.
+
 Every option of the search may follow and wins over the above, for instance
   --pair NAME        base and donor [llamba-8b with a GPU of 18 GB or more, else tiny]
   --seed N           another random draw

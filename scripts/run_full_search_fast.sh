@@ -9,6 +9,8 @@ usage: scripts/run_full_search_fast.sh [OPTION...]
 The full three-stage search: population 40, 20 generations, 20 questions per subject for screening, all of them for
 verification. The result lies in results/real_<timestamp>/. Giving the same --output-dir again resumes a search.
 
+Every question takes part in the choice; --holdout-limit N keeps N of each subject back for the report.
+
 Every option of the search may follow and wins over the above, for instance
   --pair NAME        base and donor [llamba-8b with a GPU of 18 GB or more, else tiny]
   --seed N           another random draw
@@ -24,4 +26,4 @@ case ${1:-} in -h | --help) usage && exit ;; esac
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/lib.sh"
 set_up run
-run_search --population 40 --generations 20 --fast-limit 20 --full-limit none "$@"
+run_search --preset full --population 40 --generations 20 --fast-limit 20 --full-limit none "$@"

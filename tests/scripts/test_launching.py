@@ -21,7 +21,7 @@ def modules_run(tmp_path: Path) -> list[list[str]]:
     ("script", "preset"),
     [
         ("quick_test_real.sh", "--population 20 --generations 15 --fast-limit 10 --full-limit 50"),
-        ("run_full_search_fast.sh", "--population 40 --generations 20 --fast-limit 20 --full-limit none"),
+        ("run_full_search_fast.sh", "--preset full --population 40 --generations 20 --fast-limit 20 --full-limit none"),
     ],
 )
 def test_searches_have_their_presets_and_pass_arguments_on(
