@@ -276,7 +276,7 @@ def read_info(folder: Path) -> CheckpointInfo:
         raise ModelError(f"{path} is damaged ({error}); make the checkpoint again") from error
 
 
-def load_checkpoint(
+def load_model(
     folder: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> tuple[LlambaForCausalLM, PreTrainedTokenizerBase]:
     """The model of a checkpoint folder, ready to run, and its tokenizer. Runs no code from the folder.
@@ -310,4 +310,4 @@ def _weights_size(recipe: Recipe) -> int:
     return sum(path.stat().st_size for path in files)
 
 
-__all__ = ["CheckpointInfo", "Recipe", "build", "create", "load_checkpoint", "read_info"]
+__all__ = ["CheckpointInfo", "Recipe", "build", "create", "load_model", "read_info"]

@@ -18,7 +18,7 @@ if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation.entry import Parser
-from model_preparation.checkpoint import load_checkpoint, read_info
+from model_preparation.checkpoint import load_model, read_info
 from models.errors import ModelError
 from models.pairs import Pair, get_pair
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     info = read_info(arguments.checkpoint)
     device = Device.choose(arguments.gpu)
-    model, tokenizer = load_checkpoint(arguments.checkpoint, dtype=device.dtype, device=device.name)
+    model, tokenizer = load_model(arguments.checkpoint, dtype=device.dtype, device=device.name)
     check_files_agree(arguments.checkpoint, model)
     report: dict[str, Any] = {
         "checkpoint": str(arguments.checkpoint),

@@ -43,8 +43,8 @@ How to load it, from the folder that holds {name}
    If torch answers "Weights only load failed ... model_preparation.saved_model.rebuild", GA Layer Search can
    be imported there but is not installed; then write one of these:
 
-     from model_preparation import load_checkpoint
-     model, tokenizer = load_checkpoint({name!r})
+     from model_preparation import load_model
+     model, tokenizer = load_model({name!r})
 
      model = torch.load({model_pt!r}, weights_only=False)
 

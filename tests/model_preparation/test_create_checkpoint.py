@@ -12,7 +12,7 @@ import torch
 
 from evaluation.entry import run_tool
 from model_preparation import checkpoint as checkpoint_module
-from model_preparation import load_checkpoint
+from model_preparation import load_model
 from model_preparation.create_replaced_model_checkpoint import main
 from models.hybrid import HybridPair
 from models.modeling_llamba import LlambaForCausalLM
@@ -87,7 +87,7 @@ def test_the_information_is_that_of_the_guide_and_more(checkpoint: Path) -> None
 
 
 def test_the_model_is_the_hybrid(folders: tuple[Path, Path], checkpoint: Path) -> None:
-    model, tokenizer = load_checkpoint(checkpoint, dtype=torch.float32)
+    model, tokenizer = load_model(checkpoint, dtype=torch.float32)
     expected = HybridPair.load(*folders).assemble([1, 3])
     tokens_BT = tokenizer("Hello world word3", return_tensors="pt")["input_ids"]
     assert torch.equal(model(tokens_BT).logits, expected(tokens_BT).logits)

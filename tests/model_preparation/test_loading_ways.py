@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model_preparation import get_model_modelscope, load_checkpoint
+from model_preparation import get_model_modelscope, load_model
 from model_preparation.saved_model import follow_layers, rebuild
 from models.loading import load_base
 
@@ -111,7 +111,7 @@ def test_importing_torch_does_not_depend_on_what_else_is_called_models(installed
 
 
 def test_the_other_lines_of_readme_txt(checkpoint: Path, pair_name: str) -> None:
-    expected = load_checkpoint(checkpoint)[0].state_dict()
+    expected = load_model(checkpoint)[0].state_dict()
     whole = torch.load(checkpoint / "model.pt", weights_only=False)
     based, _, config, folder = get_model_modelscope("unaligned_llamba", pair=pair_name)
     based.load_state_dict(torch.load(checkpoint / "model_state_dict.pt"))
@@ -145,6 +145,6 @@ def test_the_taken_on_layers_are_on_the_models_device_in_its_dtype(
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.backbone.layers[1].training
     tokens_BT = torch.arange(6)[None]
-    expected = load_checkpoint(checkpoint, dtype=torch.float32)[0]
+    expected = load_model(checkpoint, dtype=torch.float32)[0]
     assert torch.equal(model.eval()(tokens_BT).logits, expected(tokens_BT).logits)
     assert model.generate(tokens_BT, max_new_tokens=2, do_sample=False).shape[1] <= 8
