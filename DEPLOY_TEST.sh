@@ -4,16 +4,17 @@ set -euo pipefail
 
 usage() {
   cat <<'EOF'
-usage: ./DEPLOY_TEST.sh [--pair NAME] [--seed N]
+usage: ./DEPLOY_TEST.sh [--pair NAME] [--base MODEL] [--donor MODEL] [--seed N]
 
 From a fresh clone to a recovered, tested model. Sets up all it needs itself; asks nothing. Ends with a line that says
 what was found and where, and with exit status 0 only if what was found is good:
 for the bundled pair, within 0.01 accuracy of the best of all layer sets.
 
-  --pair NAME  base and donor [llamba-8b with a GPU of 18 GB or more, else tiny, the bundled pair]
-  --seed N     of the search [0]
+  --pair NAME    base and donor [llamba-8b with a GPU of 18 GB or more, else tiny, the bundled pair]
+  --base MODEL   another base, --donor MODEL another donor: a folder or a hub id
+  --seed N       of the search [0]
 
-Settings (config.sh; the environment wins): PAIR GPUS PYTHON CONDA_ENV VENV TORCH_INDEX_URL
+Settings (config.sh; the environment wins): PAIR BASE DONOR GPUS PYTHON CONDA_ENV VENV TORCH_INDEX_URL
 EOF
 }
 
@@ -21,13 +22,13 @@ seed=0 options=()
 while (($#)); do
   case $1 in
     -h | --help) usage && exit ;;
-    --pair | --seed)
+    --pair | --base | --donor | --seed)
       [[ $# -ge 2 ]] || { usage >&2 && exit 2; }
       options+=("$1" "$2")
       [[ $1 != --seed ]] || seed=$2
       shift 2
       ;;
-    --pair=* | --seed=*)
+    --pair=* | --base=* | --donor=* | --seed=*)
       options+=("$1")
       [[ $1 != --seed=* ]] || seed=${1#*=}
       shift
@@ -58,17 +59,13 @@ announce "dependencies"
 install_requirements run
 release_lock
 choose_pair "${options[@]}"
-export PAIR
 
 run=$ROOT/results/deploy_$(date +%Y%m%d_%H%M%S)
 layers=$(layers_dir_for "$PAIR")
-checkpoint=$ROOT/model_checkpoints/deploy_test_$PAIR
+checkpoint=$ROOT/model_checkpoints/deploy_test_$(file_name_of "$PAIR")
 gpu=${GPUS%%,*}
-if [[ $PAIR == tiny ]]; then
-  one_layer=2 questions=(--tasks tiny_heldout) # which the search does not know
-else
-  one_layer=17 questions=(--limit 50)
-fi
+one_layer=$(tool model_preparation.pair_facts one_layer --pair "$PAIR")
+read -ra questions < <(tool model_preparation.pair_facts unseen_questions --pair "$PAIR")
 
 announce "models: base and donor of the pair $PAIR"
 tool model_preparation.modelscope_utils --pair "$PAIR"

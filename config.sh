@@ -2,8 +2,14 @@
 # Settings of the scripts, with their defaults. What the environment says wins: PAIR=tiny ./DEPLOY_TEST.sh
 # Every script reads this file through scripts/lib.sh, which knows ROOT, the folder this file lies in.
 
-# Base and donor: a name of the zoo (tiny, llamba-8b, ...). Empty: llamba-8b where a GPU of 18 GB or more is, else tiny.
+# Base and donor: a name of the zoo (tiny, llamba-8b, ...), or BASE:DONOR. Empty: llamba-8b where a GPU of 18 GB or more
+# is, else tiny.
 : "${PAIR:=}"
+
+# A model instead of that pair's base or donor, or both without a pair: a folder, org/name, hf:org/name or ms:org/name
+# (@revision after an id). Options of a command (--pair, --base, --donor) put all three settings out of force.
+: "${BASE:=}"
+: "${DONOR:=}"
 
 # GPUs to use, comma separated, counted within CUDA_VISIBLE_DEVICES; a single search runs on the first. Or cpu; or auto:
 # the first GPU where there is one, else the CPU.

@@ -26,13 +26,13 @@ from evaluation.entry import run_tool
 from evaluation.reference import LmEval, disagreements
 from genetic_algorithm import LayerSet, SearchSpace
 from genetic_algorithm.evaluator import limit_questions
-from models.pairs import get_pair
+from model_preparation.sources import add_pair_options, locate, pair_or_tiny
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print a table, then one JSON object; exit 1 where a decision differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pair", default="tiny", help="base and donor; local folders only [%(default)s]")
+    add_pair_options(parser, otherwise="tiny")
     parser.add_argument("--tasks", nargs="*", default=[], help="lm-eval tasks [the pair's own]")
     parser.add_argument("--mmlu-dir", type=Path, help="local copy of MMLU")
     parser.add_argument("--limit", type=int, default=32, help="questions per subject [%(default)s]")
@@ -44,14 +44,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the candidates [%(default)s]")
     args = parser.parse_args(argv)
 
-    config = EvalConfig(pair=args.pair, tasks=tuple(args.tasks), mmlu_dir=args.mmlu_dir, question_order="dataset")
-    engine = build_evaluator(config, max_limit=args.limit)
-    pair = get_pair(args.pair)
+    pair = pair_or_tiny(args)
+    config = EvalConfig(pair=pair.name, tasks=tuple(args.tasks), mmlu_dir=args.mmlu_dir, question_order="dataset")
+    engine = build_evaluator(config, max_limit=args.limit, locate=locate)
     space, rng = SearchSpace(engine.num_layers, 1, 4), np.random.default_rng(args.seed)
     sets = list(dict.fromkeys(space.random(rng) for _ in range(4 * args.sets)))[: args.sets]
     asked = limit_questions(engine.subjects, args.limit)
 
-    tokenizer, source = load_tokenizer(Path(pair.base)), task_source(config)
+    tokenizer, source = load_tokenizer(locate(pair, "base"), locate(pair, "donor")), task_source(config)
     lm_evals = {size: LmEval(tokenizer, source, batch_size=size) for size in args.batch_size}
     for lm_eval in lm_evals.values():  # warms up
         lm_eval.answers(engine.pair.assemble(()), limit=1)

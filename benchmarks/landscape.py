@@ -26,21 +26,24 @@ from evaluation.build import build_evaluator
 from evaluation.config import EvalConfig
 from evaluation.entry import run_tool
 from genetic_algorithm import LayerSet
-
-ROOT = Path(__file__).resolve().parent.parent
+from model_preparation.sources import add_pair_options, locate, pair_or_tiny
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the landscape; the last line printed is one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pair", default="tiny", help="base and donor [%(default)s]")
+    add_pair_options(parser, otherwise="tiny")
     parser.add_argument("--max-layers", type=int, default=4, help="largest sets [%(default)s]")
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N [%(default)s]")
     parser.add_argument("--slice", type=int, default=256, help="questions between progress steps [%(default)s]")
-    parser.add_argument("--output", type=Path, default=ROOT / "models" / "tiny_pair" / "landscape.json")
+    parser.add_argument("--output", type=Path, help="[the landscape that comes with the pair]")
     args = parser.parse_args(argv)
 
-    engine = build_evaluator(EvalConfig(pair=args.pair, device=args.device), max_limit=None)
+    pair = pair_or_tiny(args)
+    output = args.output or pair.landscape
+    if output is None:
+        parser.error(f"the pair {pair.name} has no landscape of its own; name the file with --output")
+    engine = build_evaluator(EvalConfig(pair=pair.name, device=args.device), max_limit=None, locate=locate)
     depth, count = engine.num_layers, engine.num_questions
     sets = [LayerSet(c) for size in range(args.max_layers + 1) for c in combinations(range(depth), size)]
     right = {layers: np.zeros(len(engine.subject_names), dtype=np.int64) for layers in sets}
@@ -51,16 +54,16 @@ def main(argv: list[str] | None = None) -> int:
             np.add.at(right[layers], engine.subjects[asked], answers.correct.astype(np.int64))
     seconds = time.monotonic() - started
     landscape = {
-        "pair": args.pair,
+        "pair": pair.name,
         "evaluator": engine.fingerprint,
         "questions": count,
         "subjects": list(engine.subject_names),
         "sets": {str(layers): int(right[layers].sum()) for layers in sets},
         "by_subject": {str(layers): right[layers].tolist() for layers in sets},
     }
-    temporary = args.output.with_name(f".{args.output.name}.{os.getpid()}")
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
     temporary.write_text(json.dumps(landscape, separators=(",", ":")).replace('],"', '],\n"') + "\n")
-    os.replace(temporary, args.output)
+    os.replace(temporary, output)
     best = max(sets, key=lambda s: int(right[s].sum()))
     accuracy = right[best].sum() / count
     print(f"{len(sets)} sets x {count} questions in {seconds:.0f} s", file=sys.stderr)

@@ -24,19 +24,21 @@ from evaluation.engine import Engine
 from evaluation.entry import run_tool
 from genetic_algorithm import LayerSet, SearchSpace
 from genetic_algorithm.evaluator import limit_questions
+from model_preparation.sources import add_pair_options, locate, pair_or_tiny
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print a table, then one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pair", default="tiny", help="base and donor [%(default)s]")
+    add_pair_options(parser, otherwise="tiny")
     parser.add_argument("--limit", type=int, default=32, help="questions per subject [%(default)s]")
     parser.add_argument("--repeat", type=int, default=3, help="timings of each way [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of the random population [%(default)s]")
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N [%(default)s]")
     args = parser.parse_args(argv)
 
-    engine = build_evaluator(EvalConfig(pair=args.pair, device=args.device), max_limit=args.limit)
+    config = EvalConfig(pair=pair_or_tiny(args).name, device=args.device)
+    engine = build_evaluator(config, max_limit=args.limit, locate=locate)
     space = SearchSpace(engine.num_layers, 1, 4)
     rng = np.random.default_rng(args.seed)
     population: dict[LayerSet, None] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer
@@ -16,10 +16,11 @@ from evaluation.question_cache import cached_questions
 from evaluation.questions import QuestionSet, resolve_max_length
 from evaluation.tasks import TaskSource
 from models.hybrid import HybridPair
-from models.loading import fingerprint, read_llamba_config, register
-from models.pairs import PAIRS, Pair, get_pair
+from models.layer_files import fingerprint
+from models.loading import read_llamba_config, register
+from models.pairs import BUNDLED_TASKS, PAIRS, Pair, Role, get_pair
 
-Locate = Callable[[Pair, Literal["base", "donor"]], Path]
+Locate = Callable[[Pair, Role], Path]
 """Finds the local folder of one of a pair's models; `model_preparation.sources.locate` may download it."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -47,8 +48,7 @@ def build_evaluator(config: EvalConfig, *, max_limit: int | None, locate: Locate
     source = {"layers_dir": donor} if config.layers_dir else {"donor_dir": donor}
     models = HybridPair.load(base, **source, dtype=getattr(torch, config.dtype), device=device)
     about = {
-        # Local folders are known by their weights alone: their names change when they are moved.
-        "pair": pair.name if pair.name in PAIRS else "local folders",
+        "pair": _lasting_name(pair),
         "base": fingerprint(base),
         "donor": fingerprint(donor),
         "tasks": list(task_source(config).names),
@@ -57,10 +57,14 @@ def build_evaluator(config: EvalConfig, *, max_limit: int | None, locate: Locate
 
 
 def task_source(config: EvalConfig) -> TaskSource:
-    """Where the questions of a configuration come from: its tasks, else MMLU, else the pair's own."""
+    """Where the questions of a configuration come from: its tasks, else MMLU, else the pair's own.
+
+    The bundled tasks are at hand for every pair.
+    """
     pair = get_pair(config.pair)
     names = config.tasks or (("mmlu",) if config.mmlu_dir else pair.tasks)
-    return TaskSource(names, task_dir=pair.task_dir, mmlu_dir=config.mmlu_dir, num_fewshot=config.num_fewshot)
+    task_dir = pair.task_dir or BUNDLED_TASKS
+    return TaskSource(names, task_dir=task_dir, mmlu_dir=config.mmlu_dir, num_fewshot=config.num_fewshot)
 
 
 def load_questions(config: EvalConfig, tokenizer: Any, model_config: Any, *, max_limit: int | None) -> QuestionSet:
@@ -115,10 +119,16 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
-def _local_folder(pair: Pair, role: Literal["base", "donor"]) -> Path:
-    if not pair.is_local:
+def _lasting_name(pair: Pair) -> str:
+    """A pair's name unless it holds a folder: that is known by its weights alone, for folders are moved."""
+    is_lasting = pair.name in PAIRS or (pair.base.hubs and pair.donor.hubs)
+    return pair.name if is_lasting else "local folders"
+
+
+def _local_folder(pair: Pair, role: Role) -> Path:
+    folder = pair.source(role).folder
+    if folder is None:
         raise EvaluationError(
-            f"the models of pair {pair.name} come from a hub; download them first, "
-            "or give --pair BASE_FOLDER:DONOR_FOLDER"
+            f"the models of pair {pair.name} come from a hub; download them first, or give folders: --base and --donor"
         )
-    return Path(pair.base if role == "base" else pair.donor)
+    return Path(folder)

@@ -29,7 +29,7 @@ class EvalConfig:
     """
 
     pair: str = "tiny"
-    """Base and donor: a name in the zoo of pairs."""
+    """Base and donor: a name in the zoo of pairs, or `BASE:DONOR`."""
     tasks: tuple[str, ...] = ()
     """lm-eval tasks or groups of multiple-choice questions; empty for MMLU where `mmlu_dir` is given, else
     for the pair's own."""

@@ -8,7 +8,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,10 @@ from genetic_algorithm.config import PRESETS, SearchConfig
 from genetic_algorithm.errors import SearchError
 from genetic_algorithm.layer_set import LayerSet
 
-PRESET_OF_PAIR = {"tiny": "tiny"}
-"""Preset of a pair where none is asked for; `quick` for all others."""
-
 _MODEL_FLAGS = (
     "pair",
+    "base",
+    "donor",
     "tasks",
     "mmlu_dir",
     "question_order",
@@ -48,6 +47,7 @@ _EXAMPLES = """\
 examples:
   python -m genetic_algorithm.run_search                     the bundled tiny pair, on a CPU, in minutes
   python -m genetic_algorithm.run_search --pair llamba-8b --tasks mmlu --mmlu-dir mmlu --preset quick --gpu 0
+  python -m genetic_algorithm.run_search --pair llamba-1b --base ./my_llamba     the pair's donor, another base
   python -m genetic_algorithm.run_search --dry-run           what it would cost; writes nothing
   python -m genetic_algorithm.run_search --output-dir results/mine       once more to resume
   python -m genetic_algorithm.run_search --evaluator my_package.my_module:make_evaluator
@@ -68,9 +68,10 @@ def limit(text: str) -> int | None:
 
 
 def make_parser(
-    default_pair: str, parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser
+    add_pair_options: Callable[[argparse._ActionsContainer], None],
+    parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser,
 ) -> argparse.ArgumentParser:
-    """The parser, of the class `parser_class`; flags that are not given stay None."""
+    """The parser, of the class `parser_class`, with --pair, --base and --donor; flags that are not given stay None."""
     parser = parser_class(
         prog="run_search",
         description="Find the layers whose swap to the donor's block restores the most accuracy.",
@@ -79,7 +80,7 @@ def make_parser(
         allow_abbrev=False,
     )
     models = parser.add_argument_group("models and questions")
-    models.add_argument("--pair", help=f"base and donor, a name in the zoo [{default_pair}; $PAIR sets it]")
+    add_pair_options(models)
     models.add_argument("--tasks", nargs="+", metavar="TASK", help="lm-eval tasks or groups [the pair's own]")
     models.add_argument("--mmlu-dir", type=Path, metavar="DIR", help="local folder of cais/mmlu [the hub]")
     models.add_argument(
@@ -98,7 +99,7 @@ def make_parser(
         help="a function that makes another evaluator, instead of these",
     )
     search = parser.add_argument_group("search (defaults: the preset)")
-    search.add_argument("--preset", choices=tuple(PRESETS), help="[tiny for --pair tiny, else quick]")
+    search.add_argument("--preset", choices=tuple(PRESETS), help="[the pair's: tiny for tiny, else quick]")
     for name, text in _LIMIT_FLAGS.items():
         kind = int if name == "holdout_limit" else limit
         search.add_argument(_flag(name), type=kind, default=argparse.SUPPRESS, metavar="N", help=text)
@@ -122,12 +123,12 @@ def make_parser(
     return parser
 
 
-def search_config(args: argparse.Namespace, pair: str | None) -> SearchConfig:
-    """The preset with the flags over it.
+def search_config(args: argparse.Namespace, default_preset: str) -> SearchConfig:
+    """The preset, `default_preset` where none is asked for, with the flags over it.
 
     A limit of the preset that contradicts one that was given gives way; two given ones that do are an error.
     """
-    preset = PRESETS[args.preset or PRESET_OF_PAIR.get(pair or "", "quick")]()
+    preset = PRESETS[args.preset or default_preset]()
     names = [field.name for field in dataclasses.fields(SearchConfig)]
     given = {name: getattr(args, name) for name in names if hasattr(args, name)}
     fast, full, final = (given.get(name, getattr(preset, name)) for name in list(_LIMIT_FLAGS)[:3])
@@ -233,15 +234,15 @@ def check_scores(scores: Mapping[int, float], num_layers: int, path: Path) -> No
 def resume_command(python: str, argv: Sequence[str], pair: str | None, folder: Path) -> list[str]:
     """The command that goes on with a run, whatever the environment and default folder then are."""
     command = [python, "-m", "genetic_algorithm.run_search", *argv]
-    if pair is not None and not _names(argv, "--pair"):
+    if pair is not None and not _names(argv, "--pair", "--base", "--donor"):
         command += ["--pair", pair]
     if not _names(argv, "--output-dir"):
         command += ["--output-dir", str(folder)]
     return command
 
 
-def _names(argv: Sequence[str], flag: str) -> bool:
-    return any(word == flag or word.startswith(f"{flag}=") for word in argv)
+def _names(argv: Sequence[str], *flags: str) -> bool:
+    return any(word.partition("=")[0] in flags for word in argv)
 
 
 def _flag(name: str) -> str:

@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -105,17 +106,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _job(given: Sequence[str]) -> Job:
     from evaluation.entry import Parser
+    from model_preparation.sources import add_pair_options, pair_or_tiny
 
-    default_pair = os.environ.get("PAIR") or "tiny"
-    args = arguments.make_parser(default_pair, Parser).parse_args(given)
+    args = arguments.make_parser(partial(add_pair_options, otherwise="tiny"), Parser).parse_args(given)
     arguments.check_model_flags(args)
-    pair = None if args.evaluator else args.pair or default_pair
+    pair = None if args.evaluator else pair_or_tiny(args)
     scores, elite = args.single_layer_scores, args.elite
     return Job(
-        config=arguments.search_config(args, pair),
-        pair=pair,
+        config=arguments.search_config(args, "quick" if pair is None else pair.preset),
+        pair=None if pair is None else pair.name,
         factory=args.evaluator,
-        evaluation=None if pair is None else wiring.eval_config(args, pair),
+        evaluation=None if pair is None else wiring.eval_config(args, pair.name),
         single_scores=None if scores is None else arguments.read_single_scores(scores),
         elite=[] if elite is None else arguments.read_elite(elite),
         args=args,
@@ -199,7 +200,7 @@ def _search(job: Job, evaluator: Evaluator, search: Search, opened: run_folder.O
         finally:
             progress.close()
         run = json.loads(paths.config.read_text(encoding="utf-8"))
-        about = {"timestamp": paths.timestamp, **run["run"], "versions": run_folder.versions()}
+        about = {"timestamp": paths.timestamp, **run["run"], "versions": run_folder.versions(), "conditions": header}
         document = result.document(search.outcome, run=about, seconds=seconds)
         run_folder.write_json(paths.result, document)
         for line in result.table(document):

@@ -17,12 +17,10 @@ if not __package__:  # run as a file: the project is the folder above
 
 from evaluation.entry import Parser
 from models.errors import ModelError
-from models.pairs import TINY_DIR
+from models.pairs import get_pair
 
 TOLERANCE = 0.01
 """How far, in accuracy, the found set may be behind the best of all sets."""
-LANDSCAPES = {"tiny": TINY_DIR / "landscape.json"}
-"""Of pairs of which every set was scored: the counts, on all questions."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tested += f" on {evaluation['questions']} questions of {'+'.join(evaluation['tasks'])}"
     if best.get("holdout_accuracy") is not None:
         tested += f"; on questions kept back from the search the set scores {best['holdout_accuracy']:.4f}"
-    landscape = LANDSCAPES.get(arguments.pair)
+    landscape = get_pair(arguments.pair).landscape
     if landscape is not None:
         good, compared = _against_landscape(_read(landscape), layers, max_layers=result["search"]["max_layers"])
     else:
@@ -81,7 +79,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="check_deployment.py", description=(__doc__ or "").split("\n", 1)[0])
     add = parser.add_argument
-    add("--pair", required=True, help="that was searched")
+    add("--pair", required=True, metavar="NAME", help="that was searched")
     add("--result", type=Path, required=True, metavar="FILE", help="search_result_*.json")
     add("--checkpoint", type=Path, required=True, metavar="DIR", help="folder of the checkpoint")
     add("--checkpoint_test", type=Path, required=True, metavar="FILE", help="last line of test_checkpoint.py")

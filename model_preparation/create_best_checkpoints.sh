@@ -1,89 +1,31 @@
 #!/usr/bin/env bash
-# Checkpoints of the best known layer sets of a pair.
+# Checkpoints of the best known layer sets of a pair, or of the best that a search found.
 set -euo pipefail
 
 usage() {
   cat <<'EOF'
-usage: model_preparation/create_best_checkpoints.sh [--pair NAME] [--output_dir DIR] [--force]
+usage: model_preparation/create_best_checkpoints.sh [--pair NAME] [--from-result FILE] [OPTION...]
 
-Makes a checkpoint of each of the best known layer sets of one to four layers, in DIR/<pair>_replaced_<layers>:
-for llamba-8b the published ones, for the bundled pair those of its landscape.json. A checkpoint that is there is kept;
---force makes it again. Layers are extracted first where they are not.
+Makes a checkpoint of each of the best layer sets of one to four layers, in DIR/<base>_replaced_<layers>: for llamba-8b
+the published ones (DIR/llamba_replaced_11_13_17_21 ...), for the bundled pair the best of each size of all there are.
+A checkpoint that is there is kept. Where one cannot be made the others still are, and the exit status is 1.
 
-  --pair NAME       [llamba-8b with a GPU of 18 GB or more, else tiny]
-  --output_dir DIR  [model_checkpoints]
+  --from-result FILE      the best of each layer count of a search_result_*.json instead
+  --pair NAME             base and donor, also as --base MODEL and --donor MODEL [that of the extracted layers, else
+                          llamba-8b with a GPU of 18 GB or more, else tiny]
+  --output_dir DIR        [model_checkpoints]
+  --llama_layers_dir DIR  the donor's extracted layers [extracted_llama_layers, else the donor itself]
+  --formats LIST          of safetensors,state_dict,model [all for weights up to 4 GB, else safetensors]
+  --force                 make those again that are there
 
-Settings (config.sh; the environment wins): PAIR PYTHON CONDA_ENV VENV TORCH_INDEX_URL
+Settings (config.sh; the environment wins): PAIR BASE DONOR PYTHON CONDA_ENV VENV TORCH_INDEX_URL
 EOF
 }
+case ${1:-} in -h | --help) usage && exit ;; esac
 
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/../scripts/lib.sh"
 
-output=$ROOT/model_checkpoints force=() asked=()
-while (($#)); do
-  case $1 in
-    -h | --help) usage && exit ;;
-    --pair)
-      asked=("$1" "${2:?--pair needs a name}")
-      shift
-      ;;
-    --output_dir | --output-dir)
-      output=$(realpath -m -- "${2:?--output_dir needs a folder}")
-      shift
-      ;;
-    --force) force=(--force) ;;
-    *)
-      echo "create_best_checkpoints.sh: error: unknown argument $1; --help lists the options" >&2
-      exit 2
-      ;;
-  esac
-  shift
-done
-
 set_up run
-choose_pair "${asked[@]}"
-layers_dir=$(layers_dir_for "$PAIR")
-
-# One line per checkpoint: layers|score or nothing|description
-case $PAIR in
-  llamba-8b)
-    prefix=llamba_replaced
-    best='17|0.514|best published single layer (MMLU, 50 questions per subject)
-13 17|0.554|best published two layers (MMLU, 50 questions per subject)
-13 16 17|0.566|published three layers (MMLU, 50 questions per subject)
-11 13 17 21|0.570|published four layers (MMLU)
-10 14 17 30||published four layers, another choice'
-    ;;
-  tiny)
-    prefix=tiny_replaced
-    best=$("$PY" - "$ROOT/models/tiny_pair/landscape.json" <<'EOF'
-import json, sys
-
-landscape = json.load(open(sys.argv[1], encoding="utf-8"))
-sizes = {}
-for name, right in landscape["sets"].items():
-    size = 0 if name == "none" else name.count("+") + 1
-    if size and right > sizes.get(size, ("", -1))[1]:
-        sizes[size] = (name, right)
-for size, (name, right) in sorted(sizes.items()):
-    share = right / landscape["questions"]
-    print(f"{name.replace('+', ' ')}||the best of all sets of {size}: {share:.4f} on all search questions")
-EOF
-    )
-    ;;
-  *) die "no best layer sets are known for the pair $PAIR; search for them, then use --from_result" ;;
-esac
-
-tool model_preparation.extract_layers --pair "$PAIR" --output_dir "$layers_dir" >/dev/null
-while IFS='|' read -r layers score description; do
-  target=$output/${prefix}_${layers// /_}
-  if [[ -e $target/checkpoint_info.json && ${#force[@]} -eq 0 ]]; then
-    say "$target is there; kept"
-    continue
-  fi
-  read -ra indices <<<"$layers"
-  tool model_preparation.create_replaced_model_checkpoint --pair "$PAIR" --layers "${indices[@]}" \
-    --llama_layers_dir "$layers_dir" --output_dir "$target" --description "$description" \
-    ${score:+--score "$score"} "${force[@]}" </dev/null
-done <<<"$best"
+export PAIR BASE DONOR
+tool model_preparation.create_best_checkpoints "$@"

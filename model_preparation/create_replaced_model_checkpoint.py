@@ -4,7 +4,8 @@
     python create_replaced_model_checkpoint.py --layers 11 13 17 21 --output_dir ../model_checkpoints/best
     python create_replaced_model_checkpoint.py --from_result search_result.json --output_dir ../best
 
-Needs the donor's layers (extract_layers.py). Weights are put together on the CPU; no GPU is needed.
+The donor's layers are those that extract_layers.py wrote, or else are read from the donor itself. Weights stream from
+file to file: no GPU is needed, and little memory. The same command goes on where an interrupted one stopped.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation.entry import Parser
-from model_preparation.checkpoint import Recipe, create
-from model_preparation.sources import announce, choose_pair, default_layers_dir, locate
+from model_preparation.sources import add_pair_options, chosen_pair, default_layers_dir, locate, read_metadata
+from model_preparation.writers import reading_ahead
 from models.errors import ModelError
+from models.pairs import Pair
+
+_HOLDOUT = ("holdout_accuracy", "holdout_standard_error", "holdout_questions")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,25 +35,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = read_result(arguments.from_result, arguments.rank) if arguments.from_result else None
     if (found is None) == (arguments.layers is None):
         raise ModelError("name the layers either with --layers or with --from_result, one of the two")
-    layers_dir = arguments.llama_layers_dir
-    asked = arguments.pair or (found["pair"] if found and found["pair"] else None)
-    pair = announce(choose_pair(asked, layers_dir))
+    if found and found["pair"] and not (arguments.pair or arguments.base or arguments.donor):
+        arguments.pair = found["pair"]
+    pair = chosen_pair(arguments, arguments.llama_layers_dir)
     if found and found["pair"] not in (None, pair.name):
         raise ModelError(
             f"{arguments.from_result} is of the pair {found['pair']}, not {pair.name}; leave --pair out, "
             "or name the layers with --layers"
         )
+    layers = tuple(arguments.layers if found is None else found["layers"])
     score = None if found is None else found["score"] | {"tasks": found["tasks"] or list(pair.tasks)}
+    base, donor = locate(pair, "base"), arguments.llama_layers_dir or donor_folder(pair, layers)
+    with reading_ahead(base):
+        import torch
+
+        from model_preparation.recipe import Recipe
+        from model_preparation.writing import create
     recipe = Recipe(
         pair=pair,
-        base=locate(pair, "base"),
-        layers_dir=layers_dir,
-        layers=tuple(arguments.layers if found is None else found["layers"]),
+        base=base,
+        donor=donor,
+        layers=layers,
+        dtype=None if arguments.dtype is None else getattr(torch, arguments.dtype),
         description=arguments.description or (f"found by a search: {arguments.from_result}" if found else ""),
         mmlu_score=arguments.score if arguments.score is not None else _mmlu(found),
         score=score,
     )
-    info = create(recipe, arguments.output_dir, force=arguments.force)
+    info = create(
+        recipe, arguments.output_dir, formats=arguments.formats, force=arguments.force, resume=arguments.resume
+    )
     print(
         json.dumps(
             {
@@ -57,10 +71,26 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "layers": info.replaced_layers,
                 "pair": info.pair,
                 "parameters": info.num_parameters,
+                "formats": info.formats,
             }
         )
     )
     return 0
+
+
+def donor_folder(pair: Pair, layers: Sequence[int]) -> Path:
+    """Where the donor's layers are: extracted, in the usual folder, or else in the donor itself if it is here."""
+    from models.layer_files import layer_file
+
+    usual = default_layers_dir()
+    metadata = read_metadata(usual)
+    mine = metadata.get("pair") == pair.name or metadata.get("source") == pair.donor.name
+    if mine and all(layer_file(usual, i).is_file() for i in layers):
+        return usual
+    try:
+        return locate(pair, "donor", download=False)
+    except ModelError:
+        return usual  # where the first missing file will be named, with the command that makes it
 
 
 def read_result(path: Path, rank: int) -> dict[str, Any]:
@@ -78,12 +108,18 @@ def read_result(path: Path, rank: int) -> dict[str, Any]:
             ranks = f"ranks 1 to {known}" if known else "no ranked set"
             raise ModelError(f"{path} has {ranks}, not rank {rank}; give another --rank or search_result_*.json")
         score = {name: _number(entry[name]) for name in ("accuracy", "standard_error", "questions")}
-        if entry.get("holdout_accuracy") is not None:
-            score |= {name: _number(entry[name]) for name in ("holdout_accuracy", "holdout_questions")}
+        holdout = {name: entry[name] for name in _HOLDOUT if entry.get(name) is not None}
+        if "holdout_accuracy" in holdout:
+            score |= {name: _number(value) for name, value in holdout.items()}
+        # What lm-eval made of the options: its tasks have shots and a split of their own. Older results lack it.
+        conditions = document.get("conditions") or evaluator
+        asked = {name: conditions.get(name) for name in ("num_fewshot", "split")}
+        if "conditions" in document and asked["num_fewshot"] is None:
+            asked["num_fewshot"] = 0
         tasks = evaluator.get("tasks") or (["mmlu"] if evaluator.get("mmlu_dir") else [])
         return {
             "layers": [int(layer) for layer in entry["layers"]],
-            "score": score | {"num_fewshot": evaluator.get("num_fewshot")},
+            "score": score | asked,
             "pair": evaluator.get("pair"),
             "tasks": list(tasks),
             "is_limited": (document.get("search") or {}).get("full_limit") is not None,
@@ -124,12 +160,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--llama_layers_dir",
         "--llama-layers-dir",
         type=Path,
-        default=default_layers_dir(),
         metavar="DIR",
-        help="extracted layers [%(default)s]",
+        help="the donor's extracted layers, or a Llama folder [extracted_llama_layers, else the donor itself]",
     )
-    add("--pair", metavar="NAME", help="base and donor [$PAIR, else that of the layers, else by the GPU]")
+    add_pair_options(parser)
+    add(
+        "--formats",
+        type=lambda text: [part.strip() for part in text.split(",") if part.strip()],
+        metavar="LIST",
+        help="of safetensors,state_dict,model [all for weights up to 4 GB, else safetensors]",
+    )
+    add("--dtype", choices=("bfloat16", "float16", "float32"), help="of the weights [the base's]")
     add("--force", action="store_true", help="replace the checkpoint that the output folder holds")
+    add("--resume", action="store_true", help="insist on going on with what an interrupted run of this left")
     add("--gpu", metavar="N", help="taken for compatibility; building needs no GPU")
     return parser.parse_args(argv)
 

@@ -14,26 +14,32 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation.entry import Parser
-from model_preparation.files import replaced, save_tensors, sha256, write_json
+from model_preparation.files import replaced, require_space, sha256, write_json
+from model_preparation.hubs import revision_of
 from model_preparation.sources import (
     METADATA,
-    announce,
-    choose_pair,
+    add_pair_options,
     default_layers_dir,
-    locate,
+    donor_source,
+    locate_source,
     read_metadata,
     tool_version,
 )
+from model_preparation.writers import reading_ahead
 from models.errors import ModelError
-from models.pairs import PAIRS, Pair
+from models.pairs import Pair, Source
+
+if TYPE_CHECKING:
+    from model_preparation.tensor_stream import StoredTensor
+    from model_preparation.writers import Advance
 
 COMPANIONS = (
     "config.json",
@@ -52,19 +58,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         count = verify(arguments.output_dir)
         print(json.dumps({"output_dir": str(arguments.output_dir), "layers": count, "verified": True}))
         return 0
-    pair, donor = _donor(arguments.model_name, arguments.pair)
-    metadata, written = extract(donor, arguments.output_dir, pair=pair, force=arguments.force)
+    pair, source = donor_source(arguments.model_name, arguments)
+    donor = locate_source(source, "the donor")
+    with reading_ahead(donor):
+        import torch  # noqa: F401 - for what follows
+    metadata, written = extract(donor, arguments.output_dir, pair=pair, source=source, force=arguments.force)
     report = {"output_dir": str(arguments.output_dir), "layers": metadata["num_layers"], "written": written}
     print(json.dumps(report | {"pair": metadata["pair"]}))
     return 0
 
 
 def extract(
-    donor: Path, output_dir: Path, *, pair: Pair | None = None, force: bool = False
+    donor: Path, output_dir: Path, *, pair: Pair | None = None, source: Source | None = None, force: bool = False
 ) -> tuple[dict[str, Any], int]:
-    """Write every decoder layer of the Llama model in `donor`, one at a time.
+    """Write every decoder layer of the Llama model in `donor`; of the weights a few megabytes are in memory at a time.
 
     Each file appears whole or not at all, so an interrupted run is carried on by running again.
+
+    Args:
+        donor: A Llama folder.
+        output_dir: Where the layers go.
+        pair: Whose donor it is, for the metadata.
+        source: What the donor is called elsewhere; None for its folder.
+        force: Whether the layers of another donor are replaced.
 
     Returns:
         The metadata, and how many layers were not there yet.
@@ -72,40 +88,67 @@ def extract(
     Raises:
         ModelError: if the donor cannot be read, or `output_dir` holds another donor's layers and not `force`.
     """
-    from tqdm import tqdm
+    from model_preparation.tensor_stream import find_tensors
+    from model_preparation.writers import writing_beside
+    from models.layer_files import donor_layer_files, fingerprint, layer_file, read_fields
 
-    from models.loading import fingerprint, layer_file, load_donor_layer_state, read_llama_config
-
-    config = read_llama_config(donor)
+    fields = read_fields(donor, "llama", ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"))
+    depth = fields["num_hidden_layers"]
+    if not isinstance(depth, int):
+        raise ModelError(f"{donor / 'config.json'}: num_hidden_layers is {depth!r}, not a number; download it again")
+    layers = {layer_file(output_dir, i): find_tensors(donor_layer_files(donor, i)) for i in range(depth)}
     metadata: dict[str, Any] = {
         "tool": f"extract_layers {tool_version()}",
         "pair": None if pair is None else pair.name,
-        "source": str(donor) if pair is None else pair.donor,
+        "source": str(donor.resolve()) if source is None else source.name,
+        "revision": revision_of(donor),
         "donor_fingerprint": fingerprint(donor),
-        "num_layers": config.num_hidden_layers,
-        "config": config.to_dict(),
+        "num_layers": depth,
+        "config": fields,
         "files": {},
     }
     files = metadata["files"] = _claim(output_dir, metadata, force)
+    left = {p: tensors for p, tensors in layers.items() if p.name not in files or not _is_right(p, files[p.name])}
+    require_space(output_dir, sum(tensor.nbytes for tensors in left.values() for tensor in tensors.values()))
     _copy_companions(donor, output_dir)
-    written = 0
-    for i in tqdm(range(config.num_hidden_layers), "layers", unit="layer", disable=not sys.stderr.isatty()):
-        path = layer_file(output_dir, i)
-        if path.name not in files or not _is_right(path, files[path.name]):
-            # A lazily read tensor may be a view of its whole file; clone() keeps only what belongs to it.
-            state = {name: tensor.clone() for name, tensor in load_donor_layer_state(donor, i).items()}
-            with replaced(path) as unfinished:
-                save_tensors(state, unfinished)
-                files[path.name] = {
-                    "sha256": sha256(unfinished),
-                    "bytes": unfinished.stat().st_size,
-                    "dtype": str(next(iter(state.values())).dtype).removeprefix("torch."),
-                }
-            write_json(output_dir / METADATA, metadata)
-            written += 1
-    there = config.num_hidden_layers - written
-    print(f"{written} layers written to {output_dir}, {there} were there and right", file=sys.stderr)
-    return metadata, written
+    with writing_beside("layers") as writers:
+        for path, tensors in left.items():
+            writers.start(sum(tensor.nbytes for tensor in tensors.values()), _writer(path, tensors, metadata))
+        _check_config(donor)
+        writers.finish()
+    there = len(layers) - len(left)
+    print(f"{len(left)} layers written to {output_dir}, {there} were there and right", file=sys.stderr)
+    return metadata, len(left)
+
+
+def _writer(
+    path: Path, tensors: dict[str, StoredTensor], metadata: dict[str, Any]
+) -> Callable[[Advance], Callable[[], None]]:
+    """What writes a layer file, and then puts it on record."""
+    from model_preparation.tensor_stream import write_archive
+
+    def write(advance: Advance) -> Callable[[], None]:
+        with replaced(path) as unfinished:
+            entry = {
+                "sha256": write_archive(unfinished, tensors, advance),
+                "bytes": unfinished.stat().st_size,
+                "dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch."),
+            }
+
+        def record() -> None:
+            metadata["files"] = dict(sorted((metadata["files"] | {path.name: entry}).items()))
+            write_json(path.parent / METADATA, metadata)
+
+        return record
+
+    return write
+
+
+def _check_config(donor: Path) -> None:
+    """Check the values of the donor's configuration; it takes seconds of imports, so layers are under way meanwhile."""
+    from models.loading import read_llama_config
+
+    read_llama_config(donor)
 
 
 def verify(output_dir: Path) -> int:
@@ -172,22 +215,6 @@ def _copy_companions(donor: Path, output_dir: Path) -> None:
                     shutil.copyfile(source, unfinished)
 
 
-def _donor(model_name: str, asked_pair: str | None) -> tuple[Pair | None, Path]:
-    """The donor's folder, and its pair where it is one of a pair's."""
-    if model_name == "llama":
-        pair = announce(choose_pair(asked_pair))
-    elif model_name in PAIRS:
-        pair = PAIRS[model_name]
-    elif Path(model_name).is_dir():
-        return None, Path(model_name)
-    else:
-        raise ModelError(
-            f"--model_name {model_name!r} is neither llama, nor a pair ({', '.join(PAIRS)}), nor a folder; "
-            "give llama for the donor of the pair that --pair names"
-        )
-    return pair, locate(pair, "donor")
-
-
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="extract_layers.py", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument(
@@ -195,11 +222,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--model-name",
         default="llama",
         metavar="NAME",
-        help="whose layers: llama (the pair's donor), a pair, or the folder of a Llama model [%(default)s]",
+        help="whose: llama (the pair's donor), a pair's name, a hub id, or the folder of a Llama model [%(default)s]",
     )
-    parser.add_argument(
-        "--pair", metavar="NAME", help="base and donor [$PAIR, else that of the extracted layers, else by the GPU]"
-    )
+    add_pair_options(parser)
     parser.add_argument(
         "--output_dir", "--output-dir", type=Path, default=default_layers_dir(), metavar="DIR", help="[%(default)s]"
     )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
 import re
 import shutil
-import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,26 +76,6 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def replaced_folder(target: Path, *, force: bool) -> Iterator[Path]:
-    """An empty folder beside `target` to fill; it becomes `target` at the end, and is removed on an error.
-
-    Raises:
-        ModelError: if `target` exists and not `force`.
-    """
-    refuse_existing(target, force=force)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
-        print(f"{left} is left from a run that was killed; unless one is running, delete it", file=sys.stderr)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-    try:
-        unfinished.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only their owner may read
-        yield unfinished
-        _take_place(unfinished, target, force=force)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
 def refuse_existing(target: Path, *, force: bool) -> None:
     """Raise ModelError if `target` is there and must not be replaced; `force` is about checkpoints, nothing else."""
     if not target.exists() and not target.is_symlink():
@@ -116,7 +93,7 @@ def share(folder: Path) -> None:
     """Give all files in a folder the usual permissions; some libraries write for their owner alone."""
     for path in folder.rglob("*"):
         if path.is_file():
-            path.chmod(0o666 & ~_umask())
+            path.chmod(0o666 & ~umask())
 
 
 def require_space(folder: Path, wanted: int) -> None:
@@ -130,7 +107,8 @@ def require_space(folder: Path, wanted: int) -> None:
         )
 
 
-def _take_place(unfinished: Path, target: Path, *, force: bool) -> None:
+def take_place(unfinished: Path, target: Path, *, force: bool) -> None:
+    """Move a folder to `target`; with `force` in place of the checkpoint there, which is removed."""
     refuse_existing(target, force=force)  # another run may have finished meanwhile
     if not target.exists():
         os.replace(unfinished, target)
@@ -145,7 +123,8 @@ def _take_place(unfinished: Path, target: Path, *, force: bool) -> None:
     shutil.rmtree(old)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that new files lack."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

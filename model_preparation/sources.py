@@ -1,41 +1,44 @@
-"""Which pair a tool works on, and where its models lie; the one place that reaches for a hub.
+"""Which pair a tool works on, and where its models lie.
 
 Nothing is downloaded that is already here: each hub's own cache is asked first, without the network.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import logging
 import os
+import shlex
 import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from model_preparation import hubs
 from models.errors import ModelError
-from models.pairs import PAIRS, Pair, get_pair
+from models.pairs import PAIRS, Pair, Role, Source, default_pair, get_pair, named_pair
 
 ROOT = Path(__file__).resolve().parents[1]
 METADATA = "metadata.json"
-BIG_GPU_BYTES = 18_000_000_000
-"""What llamba-8b needs, as scripts/lib.sh has it."""
-
-Role = Literal["base", "donor"]
-_log = logging.getLogger(__name__)
-
-WANTED = ("*.json", "*.safetensors", "pytorch_model*.bin", "*.model", "*.txt", "*.jinja")
-UNWANTED = ("original/*", "consolidated*")
-"""Meta's own format beside Hugging Face's: as large as the model again, and never read."""
 
 
 def default_layers_dir() -> Path:
     """Where extracted layers lie unless a tool is told otherwise: in the clone, else in the working folder."""
     project = ROOT if (ROOT / "pyproject.toml").is_file() else Path.cwd()
     return project / "extracted_llama_layers"
+
+
+def add_pair_options(parser: argparse._ActionsContainer, *, otherwise: str | None = None) -> None:
+    """Add --pair, --base and --donor; `otherwise` says what holds where neither they nor the environment do."""
+    otherwise = otherwise or "that of the extracted layers, else by the GPU"
+    model = "a folder, org/name, hf:org/name or ms:org/name, @revision after an id"
+    add = parser.add_argument
+    add("--pair", metavar="NAME", help=f"base and donor: {', '.join(PAIRS)}, or BASE:DONOR [$PAIR, else {otherwise}]")
+    add("--base", metavar="MODEL", help=f"another base, or with --donor one without a pair: {model} [$BASE]")
+    add("--donor", metavar="MODEL", help="another donor, named likewise [$DONOR]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,37 +49,120 @@ class Choice:
     reason: str
 
 
-def choose_pair(asked: str | None, layers_dir: Path | None = None) -> Choice:
-    """The pair to work on: `asked`, else $PAIR, else whose layers were extracted, else what suits the machine.
+def asked_pair(pair: str | None = None, base: str | None = None, donor: str | None = None) -> Choice | None:
+    """The pair that options name, else the environment ($PAIR, $BASE, $DONOR); None where neither does.
 
-    That is llamba-8b with a GPU of 18 GB or more, as in the shell scripts, and the bundled pair without.
+    Raises:
+        ModelError: as `models.pairs.named_pair`.
+    """
+    named, where = _in_force(pair, base, donor)
+    found = named_pair(*named.values())
+    reason = " and ".join(name for name, value in named.items() if value) + where
+    return None if found is None else Choice(found, reason)
+
+
+def pair_or_tiny(arguments: argparse.Namespace) -> Pair:
+    """The pair that options or environment name, else the bundled one, whatever the machine has."""
+    asked = asked_pair(arguments.pair, arguments.base, arguments.donor)
+    return asked.pair if asked else PAIRS["tiny"]
+
+
+def lone_model(arguments: argparse.Namespace) -> tuple[Role, Source] | None:
+    """For tools that one model is enough for: the base or donor that is named alone, if one is.
+
+    Raises:
+        ModelError: it is neither a folder nor a hub id.
+    """
+    pair, base, donor = _in_force(arguments.pair, arguments.base, arguments.donor)[0].values()
+    if pair or bool(base) == bool(donor):
+        return None
+    return ("base", Source.parse(base)) if base else ("donor", Source.parse(donor or ""))
+
+
+def _in_force(pair: str | None, base: str | None, donor: str | None) -> tuple[dict[str, str | None], str]:
+    """The three options; where none is given the three variables. One place is never mixed with the other."""
+    options = {"--pair": pair, "--base": base, "--donor": donor}
+    variables = {name: os.environ.get(name) for name in ("PAIR", "BASE", "DONOR")}
+    return (options, "") if any(options.values()) else (variables, " in the environment")
+
+
+def choose_pair(
+    pair: str | None = None, layers_dir: Path | None = None, *, base: str | None = None, donor: str | None = None
+) -> Choice:
+    """The pair to work on: the one asked for, else whose layers were extracted, else what suits the machine.
 
     Raises:
         ModelError: if there is no such pair.
     """
-    if asked:
-        return Choice(get_pair(asked), "--pair")
-    if named := os.environ.get("PAIR"):
-        return Choice(get_pair(named), "PAIR in the environment")
+    if asked := asked_pair(pair, base, donor):
+        return asked
     folder = layers_dir or default_layers_dir()
     if extracted := read_metadata(folder).get("pair"):
-        return Choice(get_pair(str(extracted)), f"the layers in {folder}")
-    if _has_big_gpu():
-        return Choice(get_pair("llamba-8b"), "there is a GPU of 18 GB or more; --pair NAME or PAIR chooses another")
-    return Choice(get_pair("tiny"), "the bundled one; --pair NAME or PAIR chooses another")
+        try:
+            return Choice(get_pair(str(extracted)), f"the layers in {folder}")
+        except ModelError as error:
+            raise ModelError(
+                f"the layers in {folder} are of a pair that is not here: {error}; or name another --pair"
+            ) from None
+    return suitable_pair()
 
 
-def _has_big_gpu() -> bool:
+def suitable_pair() -> Choice:
+    """The pair that suits the GPU of this machine."""
+    pair = default_pair(_gpu_bytes())
+    least = pair.default_from_gpu_bytes
+    why = f"there is a GPU of {least / 1e9:.0f} GB or more" if least else "the bundled one"
+    return Choice(pair, f"{why}; --pair NAME or PAIR chooses another")
+
+
+def _gpu_bytes() -> int:
+    """Memory of the largest GPU that torch can use; 0 where there is none."""
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return any(torch.cuda.get_device_properties(i).total_memory >= BIG_GPU_BYTES for i in range(count))
+    return max((torch.cuda.get_device_properties(i).total_memory for i in range(count)), default=0)
+
+
+def chosen_pair(arguments: argparse.Namespace, layers_dir: Path | None = None) -> Pair:
+    """As `choose_pair`, of the options that `add_pair_options` added; says on stderr which pair it is and why."""
+    return announce(choose_pair(arguments.pair, layers_dir, base=arguments.base, donor=arguments.donor))
 
 
 def announce(choice: Choice) -> Pair:
     """Say on stderr which pair is used and why, and return it."""
     print(f"pair {choice.pair.name} ({choice.reason})", file=sys.stderr)
     return choice.pair
+
+
+def donor_source(model_name: str, arguments: argparse.Namespace) -> tuple[Pair | None, Source]:
+    """The donor that `--model_name` means, and its pair where it is one of a pair's.
+
+    Args:
+        model_name: `llama` for the donor of the pair in use or the one that --donor names; a pair of the zoo; or
+            a model, as `Source.parse` takes it.
+        arguments: what `add_pair_options` added.
+
+    Raises:
+        ModelError: nothing is known by that name; or --pair, --base or --donor contradict it.
+    """
+    given = [f"--{name}" for name in ("pair", "base", "donor") if getattr(arguments, name)]
+    if model_name == "llama":
+        alone = lone_model(arguments)
+        return (None, alone[1]) if alone and alone[0] == "donor" else _of_pair(chosen_pair(arguments))
+    if given:
+        raise ModelError(
+            f"--model_name {model_name} names a donor already; leave out either it or {' and '.join(given)}"
+        )
+    if model_name in PAIRS:
+        return _of_pair(PAIRS[model_name])
+    try:
+        return None, Source.parse(model_name)
+    except ModelError as error:
+        raise ModelError(f"--model_name {error}, llama for the pair's donor, or a pair ({', '.join(PAIRS)})") from None
+
+
+def _of_pair(pair: Pair) -> tuple[Pair, Source]:
+    return pair, pair.donor
 
 
 def read_metadata(layers_dir: Path) -> dict[str, Any]:
@@ -113,45 +199,46 @@ def locate(pair: Pair, role: Role, *, download: bool = True) -> Path:
     """The local folder of a pair's base or donor, downloaded first where it is not here.
 
     Args:
-        pair: of the zoo, or of local folders.
+        pair: of the zoo, or of any two models.
         role: which of the two.
         download: whether the network may be used.
 
     Raises:
-        ModelError: if it is nowhere; says what each source answered and what to do.
+        ModelError: if it is nowhere; says what each hub answered and what to do.
     """
-    ids = pair.base_ids if role == "base" else pair.donor_ids
-    if not ids:
-        folder = Path(pair.base if role == "base" else pair.donor)
-        if not folder.is_dir():
-            raise ModelError(f"the {role} of the pair {pair.name} is not in {folder}; restore that folder")
-        return folder
-    for source, model_id in ids:
-        if found := _cached(source, model_id):
+    return _locate(pair.source(role), f"the {role} of the pair {pair.name}", ["--pair", pair.name], download)
+
+
+def locate_source(source: Source, what: str, *, download: bool = True) -> Path:
+    """The local folder of one model, as `locate`; `what` says in errors which it is, such as "the donor"."""
+    return _locate(source, what, ["--donor" if "donor" in what else "--base", source.spelling], download)
+
+
+def _locate(source: Source, what: str, options: list[str], download: bool) -> Path:
+    if source.folder is not None:
+        if not Path(source.folder).is_dir():
+            raise ModelError(f"{what} is not in {source.folder}; restore that folder")
+        return Path(source.folder)
+    for model in source.hubs:
+        if found := hubs.cached(model):
             return found
     if not download:
-        raise ModelError(
-            f"the {role} of the pair {pair.name} is not on this machine; "
-            f"download it with: python -m model_preparation.modelscope_utils --pair {pair.name}"
-        )
+        command = shlex.join(["python", "-m", "model_preparation.modelscope_utils", *options])
+        raise ModelError(f"{what} is not on this machine; download it with: {command}")
     answers = []
-    for source, model_id in ids:
-        print(f"downloading {model_id} from {source} ...", file=sys.stderr)
+    for model in source.hubs:
         try:
-            return _fetch(source, model_id, local_files_only=False)
-        except Exception as error:  # each library has errors of its own; all are reported below
-            answers.append(f"{source} ({model_id}): {_brief(error)}")
-    raise ModelError(
-        f"the {role} of the pair {pair.name} cannot be downloaded: {'; '.join(answers)}; check the network "
-        "(HF_ENDPOINT names a mirror, HF_TOKEN opens gated models), or give two local folders: "
-        f"--pair BASE_FOLDER{os.pathsep}DONOR_FOLDER"
-    )
+            return hubs.download(model)
+        except hubs.HubError as error:
+            answers.append(str(error))
+    mistyped = source.spelling.partition("@")[0] == source.hubs[0].id
+    local = "and there is no folder of that name" if mistyped else "a folder that holds it does as well"
+    raise ModelError(f"{what} cannot be had: {'; '.join(answers)}; {local}")
 
 
 def source_name(pair: Pair, role: Role) -> str:
     """What a pair's base or donor is called elsewhere: a hub id, a bundled model, or else its folder."""
-    named, ids = (pair.base, pair.base_ids) if role == "base" else (pair.donor, pair.donor_ids)
-    return f"{pair.name}/{role}" if not ids and pair.name in PAIRS else named
+    return pair.source(role).name
 
 
 def tool_version() -> str:
@@ -168,37 +255,3 @@ def tokenizer_folders(*folders: Path) -> Iterator[Path]:
     for folder in folders:
         if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
             yield folder
-
-
-def _cached(source: str, model_id: str) -> Path | None:
-    """The folder of a model that was downloaded whole before."""
-    try:
-        folder = _fetch(source, model_id, local_files_only=True)
-    except Exception as error:  # "not here" is another error in each version of each library
-        _log.debug("%s is not in the cache of %s: %s", model_id, source, _brief(error))
-        return None
-    return folder if _is_whole(folder) else None
-
-
-def _fetch(source: str, model_id: str, *, local_files_only: bool) -> Path:
-    patterns = {"allow_patterns": list(WANTED), "ignore_patterns": list(UNWANTED)}
-    if source == "modelscope":
-        from modelscope import snapshot_download
-    else:
-        from huggingface_hub import snapshot_download
-    return Path(snapshot_download(model_id, local_files_only=local_files_only, **patterns))
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether a cached folder has its configuration and all weights; a download may have been cut off."""
-    from models.weights import tensor_files
-
-    try:
-        return (folder / "config.json").is_file() and bool(tensor_files(folder))
-    except ModelError:
-        return False
-
-
-def _brief(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:160]

@@ -16,7 +16,7 @@ if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation.entry import Parser
-from model_preparation.sources import announce, choose_pair, locate
+from model_preparation.sources import add_pair_options, chosen_pair, locate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,10 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from evaluation.config import EvalConfig
     from genetic_algorithm import LayerSet
     from model_preparation.scoring import Device, mmlu_folder, spell_score
-    from models.hybrid import check_layers
+    from models.layer_files import check_layers
     from models.loading import read_llamba_config
 
-    pair = announce(choose_pair(arguments.pair))
+    pair = chosen_pair(arguments)
     depth = read_llamba_config(locate(pair, "base")).n_layer
     combination, base = LayerSet(check_layers(arguments.layers, depth)), LayerSet(())
     device = Device.choose(arguments.gpu_id)
@@ -67,7 +67,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--layers", type=int, nargs="+", required=True, metavar="I", help="layers that run the donor's block")
     add("--gpu_id", "--gpu", default="auto", metavar="N|cpu|auto", help="device [auto: GPU 0, else the CPU]")
     add("--limit", type=_limit, default=10, metavar="N|none", help="questions of each subject [%(default)s]")
-    add("--pair", metavar="NAME", help="base and donor [$PAIR, else that of the extracted layers, else by the GPU]")
+    add_pair_options(parser)
     add("--tasks", nargs="+", default=[], metavar="TASK", help="lm-eval tasks or groups [the pair's]")
     add("--mmlu-dir", "--mmlu_dir", type=Path, metavar="DIR", help="a local copy of cais/mmlu [the hub]")
     return parser.parse_args(argv)

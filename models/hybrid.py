@@ -15,12 +15,12 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRot
 
 from models.configuration_llamba import LlambaConfig
 from models.errors import ModelError
+from models.layer_files import check_layers, layer_file
 from models.loading import (
     check_pair,
     empty_model,
     fill,
     finish,
-    layer_file,
     load_base,
     load_donor_layer_state,
     load_layer_file,
@@ -147,20 +147,6 @@ def load_hybrid(
     chosen = check_layers(indices, base.config.n_layer)
     donors = {i: source.load(i, dtype, device) for i in chosen}
     return _assemble(base, donors, source.config)
-
-
-def check_layers(indices: Iterable[int], depth: int) -> tuple[int, ...]:
-    """The indices in increasing order.
-
-    Raises:
-        ModelError: One is outside 0..depth-1 or there twice.
-    """
-    given = list(indices)
-    if outside := [i for i in given if not 0 <= i < depth]:
-        raise ModelError(f"layer {outside[0]} does not exist; layers are 0 to {depth - 1}")
-    if repeated := [i for i in given if given.count(i) > 1]:
-        raise ModelError(f"layer {repeated[0]} is given more than once; name each layer once")
-    return tuple(sorted(given))
 
 
 class _DonorLayers:

@@ -5,9 +5,7 @@ Everything a folder can have wrong with it becomes one ModelError that names the
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,10 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from models.configuration_llamba import LlambaConfig
 from models.errors import ModelError
+from models.layer_files import donor_layer_files, layer_file, read_fields
 from models.modeling_llamba import LlambaForCausalLM
-from models.weights import WeightFile, hash_file, one_line, read_json, read_tensors, tensor_files
+from models.weights import WeightFile, one_line, read_tensors, tensor_files
 
-_LAYER_PREFIXES = ("model.layers.", "layers.")  # of LlamaForCausalLM, of a bare LlamaModel
-_NOT_WEIGHTS = ("rotary_emb.inv_freq",)  # derived numbers that old Llama files carry along
-_SHAPELESS = ("transformers_version", "architectures", "auto_map", "_name_or_path", "dtype", "torch_dtype")
 _CONFIG_FAULTS = (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError)
 
 
@@ -67,17 +63,11 @@ def read_llama_config(folder: str | Path) -> LlamaConfig:
 
 
 def _read_config(folder: str | Path, kind: type[Any], required: Iterable[str]) -> Any:
-    path = Path(folder) / "config.json"
-    fields = read_json(path)
-    wanted = kind.model_type
-    if (found := fields.get("model_type", wanted)) != wanted:
-        raise ModelError(f"{path} describes a {found!r} model; give the folder of a {wanted!r} model")
-    if missing := [name for name in required if name not in fields]:
-        raise ModelError(f"{path} lacks {', '.join(missing)}; give the folder of a {wanted!r} model")
+    path, fields = Path(folder) / "config.json", read_fields(folder, kind.model_type, required)
     try:
         return kind(**fields)
     except _CONFIG_FAULTS as error:
-        raise ModelError(f"{path} does not describe a {wanted!r} model: {one_line(error)}") from error
+        raise ModelError(f"{path} does not describe a {kind.model_type!r} model: {one_line(error)}") from error
 
 
 def _check_llama(folder: str | Path, config: LlamaConfig) -> None:
@@ -91,23 +81,22 @@ def _check_known(folder: str | Path, name: str, value: Any, known: Collection[st
 
 
 def check_pair(base: LlambaConfig, donor: LlamaConfig) -> None:
-    """Check that the donor's layers fit into the base.
+    """Check that base and donor are of one shape, so that a layer of one can stand for a layer of the other.
 
     Raises:
-        ModelError: They do not; names every field that differs.
+        ModelError: They are not; names every field that differs, with the base's value and the donor's.
     """
-    differing = [
-        f"{name} {ours} and {theirs}"
-        for name, ours, theirs in (
-            ("hidden_size", base.d_model, donor.hidden_size),
-            ("num_hidden_layers", base.n_layer, donor.num_hidden_layers),
-            ("vocab_size", base.vocab_size, donor.vocab_size),
-        )
-        if ours != theirs
-    ]
-    if differing:
-        fields = ", ".join(differing)
-        raise ModelError(f"base and donor differ in {fields}; give the Llama model the base was made from")
+    fields = {
+        "hidden_size": (base.d_model, donor.hidden_size),
+        "num_hidden_layers": (base.n_layer, donor.num_hidden_layers),
+        "vocab_size": (base.vocab_size, donor.vocab_size),
+        "intermediate_size of the MLP": (base.mlp_cfg["intermediate_size"], donor.intermediate_size),
+    }
+    # A layer keeps its own epsilon, so that another one is no fault by itself: it is named as a hint.
+    hints = {"epsilon of the norms": (base.norm_epsilon, donor.rms_norm_eps)}
+    if any(ours != theirs for ours, theirs in fields.values()):
+        told = [f"{name} {a} and {b}" for name, (a, b) in (fields | hints).items() if a != b]
+        raise ModelError(f"base and donor differ in {', '.join(told)}; give the Llama model the base was made from")
 
 
 def load_base(
@@ -154,17 +143,26 @@ def fill(
     expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
     state: dict[str, Tensor] = {}
     for name, tensor in tensors:
-        if name not in expected:
-            raise ModelError(f"{source} holds a tensor {name!r} that its configuration has no place for")
-        if tensor.shape != expected[name]:
-            shapes = f"{list(tensor.shape)}, its configuration asks for {list(expected[name])}"
-            raise ModelError(f"{source}: {name} has shape {shapes}; give files that belong together")
+        check_tensor(name, tensor.shape, expected, source)
         state[name] = tensor.to(device=device, dtype=dtype)
     tied = getattr(module, "all_tied_weights_keys", {})
     if missing := [name for name in expected if name not in state and name not in tied]:
         count = f"{len(missing)} of {len(expected)} tensors"
         raise ModelError(f"{source} lacks {missing[0]} ({count}); download or extract it again")
     module.load_state_dict(state, strict=False, assign=True)
+
+
+def check_tensor(name: str, shape: torch.Size, expected: Mapping[str, torch.Size], source: str) -> None:
+    """Check that a model has a place for a tensor; `expected` holds the shapes of all its tensors.
+
+    Raises:
+        ModelError: It has none, or one of another shape; names the tensor and `source`.
+    """
+    if name not in expected:
+        raise ModelError(f"{source} holds a tensor {name!r} that its configuration has no place for")
+    if shape != expected[name]:
+        shapes = f"{list(shape)}, its configuration asks for {list(expected[name])}"
+        raise ModelError(f"{source}: {name} has shape {shapes}; give files that belong together")
 
 
 def finish(model: LlambaForCausalLM) -> LlambaForCausalLM:
@@ -179,22 +177,11 @@ def load_donor_layer_state(folder: str | Path, i: int) -> dict[str, Tensor]:
     Reads that layer's tensors only, in the dtype they are stored in.
 
     Raises:
-        ModelError: The folder's weights cannot be read or hold no layer `i`.
+        ModelError: As `donor_layer_files`.
     """
-    files = tensor_files(folder)
-    for start in _LAYER_PREFIXES:
-        prefix = f"{start}{i}."
-        layer = {
-            name: path for name, path in files.items() if name.startswith(prefix) and not name.endswith(_NOT_WEIGHTS)
-        }
-        if layer:
-            return {name.removeprefix(prefix): tensor for name, tensor in read_tensors(layer)}
-    raise ModelError(f"{folder} holds no weights of layer {i}; give a Llama model of more than {i} layers")
-
-
-def layer_file(layers_dir: str | Path, i: int) -> Path:
-    """Where the extraction tool keeps layer `i`."""
-    return Path(layers_dir) / f"layer_{i:02d}.pt"
+    files = donor_layer_files(folder, i)
+    names = {whole: name for name, (whole, _) in files.items()}
+    return {names[whole]: tensor for whole, tensor in read_tensors(dict(files.values()))}
 
 
 def load_layer_file(layers_dir: str | Path, i: int) -> dict[str, Tensor]:
@@ -208,21 +195,3 @@ def load_layer_file(layers_dir: str | Path, i: int) -> dict[str, Tensor]:
         raise ModelError(f"{path} is missing; extract the layers with model_preparation/extract_layers.py")
     with WeightFile(path) as weights:
         return {name: weights[name] for name in weights.names}
-
-
-def fingerprint(folder: str | Path) -> str:
-    """16 hex digits that change when a model's weights or shape do, wherever its folder is.
-
-    Takes well under a second for 16 GB: see `weights.hash_file`.
-
-    Raises:
-        ModelError: The folder holds no readable model or extracted layers.
-    """
-    folder = Path(folder)
-    fields = read_json(folder / "config.json")
-    for name in _SHAPELESS:
-        fields.pop(name, None)
-    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
-    for path in sorted(folder.glob("layer_*.pt")) or sorted(set(tensor_files(folder).values())):
-        digest.update(hash_file(path))
-    return digest.hexdigest()[:16]

@@ -1,10 +1,9 @@
 """Llamba in pure PyTorch, any of whose layers may be a Llama decoder block; transformers 5 conventions.
 
-The recurrence is in `scan.py`; tensor names are those of hub checkpoints, so real weights load as they are.
+The Mamba-2 mixer is in `mixer.py`; tensor names are those of hub checkpoints, so real weights load as they are.
 Travels with checkpoints as `trust_remote_code` code, so it imports only torch, transformers and neighbours.
 
-Shapes: B batch, T tokens, D model width, V vocabulary, I inner width (all value heads), H value heads, P head
-width, Q query/key heads, N state, C channels of the convolution (I + 2 Q N), W width of its kernel.
+Shapes: B batch, T tokens, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,48 +15,54 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, StaticCache
 from transformers.generation import GenerationMixin
-from transformers.masking_utils import create_causal_mask, create_recurrent_attention_mask
+from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer, LlamaRotaryEmbedding
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, is_tracing
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_llamba import LLAMA, MAMBA, LlambaConfig
-from .scan import chunked_scan
+from .mixer import LlambaMixer
 
 
 class LlambaCache(DynamicCache):
     """A DynamicCache that knows its length even where no layer keeps keys.
 
     transformers reads the length off the first attention layer and raises when there is none; `generate` asks
-    for it in every case.
+    for it in every case. States are of fixed size, so this is a static cache as well.
+
+    Attributes:
+        is_compileable: Whether `generate` may compile decoding, which it does wherever it may.
     """
+
+    is_compileable = False
+    _seen: Tensor | None = None
 
     def __init__(self, config: LlambaConfig) -> None:
         super().__init__(config=config)
-        self._seen = 0
 
     def update_conv_state(self, conv_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Tensor:
         if layer_idx == 0:
-            self._seen += conv_states.shape[-1]
+            if self._seen is None:
+                # A tensor at a fixed address: a number would be a new constant, so a new compilation, at every token.
+                self._seen = torch.zeros((), dtype=torch.long, device=conv_states.device)
+                if not torch.compiler.is_compiling():
+                    torch._dynamo.mark_static_address(self._seen)
+            self._seen.add_(conv_states.shape[-1])
         return super().update_conv_state(conv_states, layer_idx, *args, **kwargs)
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self._seen
+    def get_seq_length(self, layer_idx: int = 0) -> int | Tensor:
+        return 0 if self._seen is None else self._seen
 
     def reset(self) -> None:
         super().reset()
-        self._seen = 0
-
-    @property
-    def is_compileable(self) -> bool:
-        # The running count would be a new constant, hence a new compilation, at every token.
-        return False
+        if self._seen is not None:
+            self._seen.zero_()
 
 
 class LlambaRMSNorm(nn.Module):
@@ -87,88 +92,6 @@ class LlambaMLP(nn.Module):
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         return self.down_proj(self.act_fn(self.gate_proj(hidden_BTD)) * self.up_proj(hidden_BTD))
-
-
-class LlambaMixer(nn.Module):
-    """Discrete Mamba-2 mixer: decay straight from the input, no separate step size.
-
-    Source: Bick et al., "Llamba: Scaling Distilled Recurrent Models for Efficient Language Processing"
-    (arXiv:2502.14458).
-    """
-
-    def __init__(self, config: LlambaConfig, layer_idx: int) -> None:
-        super().__init__()
-        ssm = config.ssm_cfg
-        self.layer_idx = layer_idx
-        self.heads, self.groups, self.states = ssm["n_v_heads"], ssm["n_qk_heads"], ssm["d_state"]
-        self.inner = config.d_inner
-        self.channels = self.inner + 2 * self.groups * self.states
-        self.kernel, self.chunk_size = ssm["d_conv"], ssm["chunk_size"]
-        self.silu_after_conv = ssm["activation"] != "identity"
-        bias = ssm["bias"]
-        self.in_proj = nn.Linear(config.d_model, self.channels + self.inner + self.heads, bias=bias)
-        # Holds the weights under their hub names; `_convolve` computes without its forward.
-        self.conv1d = nn.Conv1d(self.channels, self.channels, self.kernel, groups=self.channels, bias=ssm["conv_bias"])
-        # With a bias in in_proj the gate has one already; hub checkpoints then hold no z_bias.
-        self.z_bias = None if bias else nn.Parameter(torch.zeros(self.inner))
-        self.D = nn.Parameter(torch.ones(self.heads))
-        self.out_proj = nn.Linear(self.inner, config.d_model, bias=bias)
-
-    def forward(self, hidden_BTD: Tensor, cache: Cache | None = None, padding_mask_BT: Tensor | None = None) -> Tensor:
-        """Mix along time.
-
-        Args:
-            hidden_BTD: Normed hidden states.
-            cache: Continued from and updated in place when given.
-            padding_mask_BT: 1 at tokens, 0 at padding of these T positions; padding leaves the state alone.
-
-        Returns:
-            [B, T, D], to be added to the residual stream.
-        """
-        widths = [self.channels, self.inner, self.heads]
-        xbc_BTC, z_BTI, a_BTH = self.in_proj(hidden_BTD).split(widths, dim=-1)
-        g_BTH = -F.softplus(a_BTH.float())
-        if padding_mask_BT is not None:
-            mask_BT1 = padding_mask_BT.unsqueeze(-1)
-            xbc_BTC = xbc_BTC * mask_BT1.to(xbc_BTC.dtype)
-            g_BTH = g_BTH * mask_BT1.to(g_BTH.dtype)
-        state = None
-        if cache is not None and cache.has_previous_state(self.layer_idx):  # before the convolution sets it
-            state = cache.layers[self.layer_idx].recurrent_states[0]
-        xbc_BTC = self._convolve(xbc_BTC, cache)
-        x_BTI, b, c = xbc_BTC.split([self.inner] + 2 * [self.groups * self.states], dim=-1)
-        if padding_mask_BT is not None:  # the convolution's bias must not enter the state either
-            x_BTI = x_BTI * mask_BT1.to(x_BTI.dtype)
-        x_BTHP = x_BTI.unflatten(-1, (self.heads, -1))
-        b_BTQN, c_BTQN = (part.unflatten(-1, (self.groups, self.states)) for part in (b, c))
-        y_BTHP, last_BHNP = chunked_scan(
-            x_BTHP, g_BTH, b_BTQN, c_BTQN, chunk_size=self.chunk_size, initial_state_BHNP=state
-        )
-        if cache is not None:
-            cache.update_recurrent_state(last_BHNP, self.layer_idx)
-        y_BTI = (y_BTHP + self.D.float().unsqueeze(-1) * x_BTHP).flatten(-2)
-        gate_BTI = z_BTI.float() if self.z_bias is None else z_BTI + self.z_bias.float()
-        return self.out_proj((y_BTI * F.silu(gate_BTI)).to(hidden_BTD.dtype))
-
-    def _convolve(self, xbc_BTC: Tensor, cache: Cache | None) -> Tensor:
-        """Causal depthwise convolution and activation in float32, as W shifted products.
-
-        Beside nn.Conv1d this needs no transposes and takes a third of the time on a CPU.
-        """
-        tokens, past = xbc_BTC.shape[1], self.kernel - 1
-        if cache is not None:
-            window_BCT = cache.update_conv_state(xbc_BTC.transpose(1, 2), self.layer_idx, conv_kernel_size=self.kernel)
-            xbc_BTC = window_BCT[..., -(tokens + past) :].transpose(1, 2)
-        # At the start of a text there is less past than the kernel is wide.
-        xbc_BTC = F.pad(xbc_BTC.float(), (0, 0, tokens + past - xbc_BTC.shape[1], 0))
-        # Contiguous, as strided weights would not vectorise.
-        weight_WC = self.conv1d.weight[:, 0].float().t().contiguous()
-        out_BTC = xbc_BTC[:, :tokens] * weight_WC[0]
-        if self.conv1d.bias is not None:
-            out_BTC = out_BTC + self.conv1d.bias.float()
-        for k in range(1, self.kernel):  # in place: no gradient needs the partial sums
-            out_BTC.addcmul_(xbc_BTC[:, k : k + tokens], weight_WC[k])
-        return F.silu(out_BTC) if self.silu_after_conv else out_BTC
 
 
 class LlambaBlock(GradientCheckpointingLayer):
@@ -231,6 +154,17 @@ class LlambaPreTrainedModel(PreTrainedModel):
         elif isinstance(module, LlambaRMSNorm):
             init.ones_(module.weight)
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Module:
+        """As transformers does it, in step with the configuration: rows that only pad the vocabulary are no tokens."""
+        config = self.config
+        tokens = new_num_tokens or config.vocab_size
+        config.pad_vocab_size_multiple = pad_to_multiple_of or config.pad_vocab_size_multiple
+        embedding = super().resize_token_embeddings(tokens, config.pad_vocab_size_multiple, mean_resizing)
+        config.vocab_size = tokens
+        return embedding
+
 
 class LlambaModel(LlambaPreTrainedModel):
     """Embedding, layers of both kinds, final norm."""
@@ -247,6 +181,17 @@ class LlambaModel(LlambaPreTrainedModel):
         self.final_layernorm = LlambaRMSNorm(config.d_model, config.norm_epsilon)
         self.gradient_checkpointing = False
         self.post_init()
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """What `to` and `half` do, but for the rotary tables, which in half precision would mix up long texts."""
+        rotary = self.rotary_emb
+        exact = {} if rotary is None else dict(rotary.named_buffers())
+        super()._apply(*args, **kwargs)
+        for name, table in exact.items():
+            cast = getattr(rotary, name)
+            if cast.dtype != table.dtype:
+                setattr(rotary, name, table.to(cast.device))
+        return self
 
     @merge_with_config_defaults
     @capture_outputs
@@ -271,7 +216,9 @@ class LlambaModel(LlambaPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         hidden_BTD = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
-        if use_cache and past_key_values is None:
+        if past_key_values is not None:
+            accept_cache(past_key_values, self.config)
+        elif use_cache:
             past_key_values = new_cache(self.config)
         shared = kwargs | {"past_key_values": past_key_values, "use_cache": use_cache}
         if self.rotary_emb is not None:
@@ -304,7 +251,7 @@ class LlambaModel(LlambaPreTrainedModel):
             "past_key_values": past_key_values,
             "position_ids": position_ids,
         }
-        masks: dict[str, Tensor | None] = {MAMBA: create_recurrent_attention_mask(**given)}
+        masks: dict[str, Tensor | None] = {MAMBA: padding_mask(attention_mask, hidden_BTD.shape[1])}
         if self.llama_config is not None:
             # Llama blocks read the choice of attention kernel from their own configuration.
             if self.llama_config._attn_implementation != self.config._attn_implementation:
@@ -372,20 +319,43 @@ class LlambaForCausalLM(LlambaPreTrainedModel, GenerationMixin):
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
         """As transformers does it, but with a cache that knows its length where no layer is a Llama block."""
-        given = model_kwargs.get("past_key_values")
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        made = model_kwargs.get("past_key_values")
-        if self.config.attention_layers or made is None or isinstance(made, LlambaCache):
-            return
-        if given is not None:
-            raise ValueError("no layer of this model keeps keys; give past_key_values=new_cache(model.config)")
-        # States are of fixed size in any case, so this serves where a static cache was asked for too.
-        model_kwargs["past_key_values"] = new_cache(self.config)
+        if model_kwargs.get("past_key_values") is not None:
+            accept_cache(model_kwargs["past_key_values"], self.config)
 
 
 def new_cache(config: LlambaConfig) -> DynamicCache:
     """An empty cache for a model of this configuration, whichever of its layers are Llama blocks."""
     return DynamicCache(config=config) if config.attention_layers else LlambaCache(config)
+
+
+def accept_cache(cache: Cache, config: LlambaConfig) -> None:
+    """Check that a cache fits the model, and have it count tokens where no layer does.
+
+    An empty cache becomes a LlambaCache in place, as it is its owner who goes on with it.
+
+    Raises:
+        ValueError: It was made without the model's configuration, or with another one.
+    """
+    kinds = [MAMBA if hasattr(layer, "recurrent_states") else LLAMA for layer in cache.layers]
+    kinds += [LLAMA] * (config.n_layer - len(kinds))  # layers that a cache makes when they are needed keep keys
+    if kinds != config.layer_types:
+        kind = "StaticCache" if isinstance(cache, StaticCache) else "DynamicCache"
+        raise ValueError(f"past_key_values does not fit this model's layers; give {kind}(config=model.config)")
+    if config.attention_layers or isinstance(cache, LlambaCache) or torch.compiler.is_compiling():
+        return
+    if not cache.has_previous_state():
+        static = isinstance(cache, StaticCache)
+        cache.__class__ = LlambaCache
+        cache.is_compileable = static
+
+
+def padding_mask(attention_mask: Tensor | None, tokens: int) -> Tensor | None:
+    """[B, T] mask of the last T = `tokens` positions of [B, past + T]; None where none of them is padding."""
+    if attention_mask is None or attention_mask.ndim != 2:
+        return None
+    own_BT = attention_mask[:, -tokens:]
+    return None if not is_tracing(own_BT) and bool((own_BT == 1).all()) else own_BT
 
 
 __all__ = ["LlambaBlock", "LlambaForCausalLM", "LlambaMixer", "LlambaModel", "new_cache"]

@@ -1,4 +1,4 @@
-"""The recurrence of discrete Mamba-2 (simple gated linear attention): chunked for use, and its plain twin.
+"""The recurrence of discrete Mamba-2 (simple gated linear attention): in chunks, by one token, and a plain twin.
 
 For every value head, with state S of shape [N, P] and log-decay g_t <= 0:
 
@@ -64,7 +64,8 @@ def _chunked_scan(
         return a_BT.reshape(batch, chunks, length, *tail)
 
     x_BKQRLP = split(x_BTHP, groups, repeat, width).permute(0, 1, 3, 4, 2, 5)
-    g_BKQRL = split(g_BTH, groups, repeat).permute(0, 1, 3, 4, 2)
+    # Beyond e^-100 nothing of a float32 state is left; larger numbers would only blur the sums, or make inf - inf.
+    g_BKQRL = split(g_BTH.clamp(min=-100), groups, repeat).permute(0, 1, 3, 4, 2)
     b_BKQLN = split(b_BTQN, groups, states).transpose(2, 3)
     c_BKQLN = split(c_BTQN, groups, states).transpose(2, 3)
 
@@ -93,6 +94,24 @@ def _chunked_scan(
 
     y_BTHP = y_BKQRLP.permute(0, 1, 4, 2, 3, 5).reshape(batch, chunks * length, heads, width)
     return y_BTHP[:, :tokens].to(x_BTHP.dtype), last_BQRNP.reshape(batch, heads, states, width)
+
+
+def scan_step(
+    x_BTHP: Tensor, g_BTH: Tensor, b_BTQN: Tensor, c_BTQN: Tensor, *, initial_state_BHNP: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Run the recurrence by the one token of T = 1, as decoding does.
+
+    Arguments and results as `chunked_scan`, its twin; written so that a compiler makes one kernel of it.
+    """
+    batch, _, heads, width = x_BTHP.shape
+    groups, states = b_BTQN.shape[2:]
+    shape_BQRNP = (batch, groups, heads // groups, states, width)
+    x_BQR1P = x_BTHP.float().reshape(batch, groups, -1, 1, width)
+    b_BQ1N1, c_BQ1N1 = (a.float().reshape(batch, groups, 1, states, 1) for a in (b_BTQN, c_BTQN))
+    decay_BQR11 = g_BTH.float().exp().reshape(batch, groups, -1, 1, 1)
+    state_BQRNP = torch.addcmul(decay_BQR11 * initial_state_BHNP.reshape(shape_BQRNP), b_BQ1N1, x_BQR1P)
+    y_BQRP = (c_BQ1N1 * state_BQRNP).sum(-2)
+    return y_BQRP.reshape(x_BTHP.shape).to(x_BTHP.dtype), state_BQRNP.reshape(batch, heads, states, width)
 
 
 def quadratic_scan(

@@ -145,16 +145,6 @@ set_up() {
 # stand in for it or for what it imports (-P).
 tool() { PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} "$PY" -P -m "$@"; }
 
-# Does this machine have a GPU of 18 GB or more? 18 GB = 17,166 MiB.
-has_big_gpu() {
-  local mib
-  command -v nvidia-smi >/dev/null || return 1
-  while read -r mib; do
-    [[ $mib =~ ^[0-9]+$ ]] && ((mib >= 17166)) && return 0
-  done < <(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null)
-  return 1
-}
-
 # Print the value that option $1 has in the arguments after it; nothing where it is not among them.
 option_value() {
   local option=$1 value=""
@@ -169,28 +159,25 @@ option_value() {
   echo "$value"
 }
 
-# Set PAIR, and say why, unless the arguments or the environment did already.
+# Set PAIR to the name of the pair that the arguments say (--pair, --base, --donor), else the settings, else the GPU.
 choose_pair() {
-  local asked
-  asked=$(option_value --pair "$@")
-  if [[ -n $asked ]]; then
-    PAIR=$asked
-  elif [[ -n $PAIR ]]; then
-    say "pair $PAIR (from PAIR)"
-  elif has_big_gpu; then
-    PAIR=llamba-8b
-    say "pair $PAIR: there is a GPU of 18 GB or more"
-  else
-    PAIR=tiny
-    say "pair $PAIR, the bundled one: there is no GPU of 18 GB or more here (--pair NAME chooses another)"
-  fi
+  local option value options=()
+  for option in --pair --base --donor; do
+    value=$(option_value "$option" "$@")
+    [[ -z $value ]] || options+=("$option" "$value")
+  done
+  PAIR=$(PAIR=$PAIR BASE=$BASE DONOR=$DONOR tool model_preparation.pair_facts name "${options[@]}") || exit
 }
 
-# Print where the layers of pair $1 lie, or should: in the usual place, unless those of another pair are there.
+# Print what pair $1 is called in names of files: pairs of one's own hold slashes.
+file_name_of() { echo "${1//[^A-Za-z0-9._-]/_}"; }
+
+# Print where the donor's layers of pair $1 lie, or should: in the usual place, unless those of another donor are there.
 layers_dir_for() {
-  local folder=$ROOT/extracted_llama_layers
-  if [[ -e $folder/metadata.json ]] && ! grep -qF "\"pair\": \"$1\"" "$folder/metadata.json"; then
-    folder=${folder}_$1
+  local folder=$ROOT/extracted_llama_layers donor
+  if [[ -e $folder/metadata.json ]]; then
+    donor=$(tool model_preparation.pair_facts donor --pair "$1") || exit
+    grep -qF "\"source\": \"$donor\"" "$folder/metadata.json" || folder=${folder}_$(file_name_of "$1")
   fi
   echo "$folder"
 }
@@ -198,8 +185,11 @@ layers_dir_for() {
 # Run a search with the arguments given; a later one of the same name wins. It writes to results/real_<timestamp>.
 run_search() {
   if [[ -z $(option_value --evaluator "$@") ]]; then # an evaluator of one's own brings its model along
-    choose_pair "$@"
-    set -- --pair "$PAIR" --gpu "${GPUS%%,*}" "$@"
+    set -- --gpu "${GPUS%%,*}" "$@"
+    if [[ -z $(option_value --pair "$@")$(option_value --base "$@")$(option_value --donor "$@") ]]; then
+      choose_pair "$@"
+      set -- --pair "$PAIR" "$@"
+    fi
   fi
   tool genetic_algorithm.run_search "$@"
 }

@@ -13,12 +13,13 @@ Every question takes part in the choice; --holdout-limit N keeps N of each subje
 
 Every option of the search may follow and wins over the above, for instance
   --pair NAME        base and donor [llamba-8b with a GPU of 18 GB or more, else tiny]
+  --base MODEL       another base, --donor MODEL another donor: a folder or a hub id
   --seed N           another random draw
   --output-dir DIR   where results go
   --dry-run          print what would be done, and how long it would take
 All of them: python -m genetic_algorithm.run_search --help
 
-Settings (config.sh; the environment wins): PAIR GPUS PYTHON CONDA_ENV VENV TORCH_INDEX_URL
+Settings (config.sh; the environment wins): PAIR BASE DONOR GPUS PYTHON CONDA_ENV VENV TORCH_INDEX_URL
 EOF
 }
 case ${1:-} in -h | --help) usage && exit ;; esac

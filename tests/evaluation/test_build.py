@@ -13,10 +13,13 @@ from evaluation.build import build_evaluator, load_tokenizer, task_source, usabl
 from evaluation.config import EvalConfig
 from evaluation.engine import Engine
 from evaluation.errors import EvaluationError
+from evaluation.tasks import load_tasks
 from genetic_algorithm import LayerSet
 from models.errors import ModelError
 from models.loading import load_donor_layer_state
-from models.pairs import TINY_DIR
+from models.pairs import TINY_DIR, Pair, Role
+
+FOLDERS = f"{TINY_DIR / 'base'}:{TINY_DIR / 'donor'}"
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +74,42 @@ def test_extracted_layers_serve_as_the_donor(cache_dir: Path, tmp_path: Path, en
 
 
 def test_a_pair_of_local_folders_is_asked_mmlu_unless_told_otherwise() -> None:
-    pair = f"{TINY_DIR / 'base'}:{TINY_DIR / 'donor'}"
-    assert task_source(EvalConfig(pair=pair)).names == ("mmlu",)
+    assert task_source(EvalConfig(pair=FOLDERS)).names == ("mmlu",)
+
+
+def test_the_bundled_tasks_serve_every_pair(cache_dir: Path, engine: Engine) -> None:
+    own = build_evaluator(EvalConfig(pair=FOLDERS, tasks=("tiny",), cache_dir=cache_dir), max_limit=25)
+    assert own.fingerprint == {**engine.fingerprint, "pair": "local folders"}
+    (subjects,) = {tuple(evaluator.subject_names) for evaluator in (own, engine)}
+    assert subjects[0] == "tiny_knowledge"
+    assert "tiny" in load_tasks(task_source(EvalConfig(pair="llamba-8b", tasks=("tiny",)))).groups
+    mixed = task_source(EvalConfig(pair=f"{TINY_DIR / 'base'}:tiny/donor"))
+    assert mixed.names == ("tiny",)  # of the pair whose donor it has
+
+
+@pytest.mark.parametrize(
+    ("pair", "name"),
+    [
+        ("tiny", "tiny"),
+        ("org/a:hf:org/b@v1", "org/a:hf:org/b@v1"),
+        ("llamba-8b/base:ms:org/b", "llamba-8b/base:ms:org/b"),
+        ("FOLDERS", "local folders"),
+        ("llamba-8b/base:FOLDER", "local folders"),
+    ],
+)
+def test_a_journal_knows_a_pair_by_a_name_that_lasts(
+    pair: str, name: str, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = pair.replace("FOLDERS", FOLDERS).replace("FOLDER", str(TINY_DIR / "donor"))
+    config = EvalConfig(pair=pair, tasks=("tiny",), cache_dir=cache_dir)
+    asked = []
+
+    def locate(pair: Pair, role: Role) -> Path:
+        asked.append((pair.name, role))
+        return TINY_DIR / role
+
+    assert build_evaluator(config, max_limit=1, locate=locate).fingerprint["pair"] == name
+    assert asked == [(pair, "base"), (pair, "donor")]
 
 
 def test_tasks_are_the_named_ones_else_mmlu_where_its_folder_is_given_else_the_pair_s(tmp_path: Path) -> None:

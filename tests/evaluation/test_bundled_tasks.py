@@ -18,7 +18,7 @@ from models.pairs import TINY_DIR, get_pair
 def test_lm_eval_s_command_line_runs_the_tasks_from_anywhere(tmp_path: Path) -> None:
     pair = get_pair("tiny")
     command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--tasks", "tiny,tiny_heldout", "--limit", "4"]
-    command += ["--model_args", f"pretrained={pair.donor},dtype=float32", "--include_path", str(pair.task_dir)]
+    command += ["--model_args", f"pretrained={pair.donor.folder},dtype=float32", "--include_path", str(pair.task_dir)]
     command += ["--device", "cpu", "--output_path", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.entry import run_tool
-from genetic_algorithm import run_folder, run_search
+from genetic_algorithm import arguments, run_folder, run_search
 from genetic_algorithm.progress import spell_seconds
 from tests.genetic_algorithm.conftest import FACTORY, ROOT, SMALL, CommandLine
 
@@ -19,7 +19,8 @@ HERE = ["--evaluator", FACTORY, *SMALL]
 @pytest.fixture(autouse=True)
 def _small_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIM_QUESTIONS", "70")
-    monkeypatch.delenv("PAIR", raising=False)
+    for name in ("PAIR", "BASE", "DONOR"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def _run(*flags: str) -> int:
@@ -81,7 +82,8 @@ def test_a_rerun_without_result_resumes_from_the_journal_into_the_same_log(
     journal = (folder / "journal.jsonl").read_bytes()
     assert _run("--output-dir", str(folder)) == 0
     assert json.loads(path.read_text())["final_results"] == first["final_results"]
-    assert json.loads(path.read_text())["usage"] == first["usage"]  # seconds too: they are in the journal
+    for stage, spent in json.loads(path.read_text())["usage"].items():  # seconds too: the journal has them, rounded
+        assert spent == {**first["usage"][stage], "seconds": pytest.approx(first["usage"][stage]["seconds"], abs=2e-3)}
     assert (folder / "journal.jsonl").read_bytes() == journal
     (log,) = folder.glob("search_log_*.txt")
     assert "resuming the search" in log.read_text()
@@ -160,6 +162,7 @@ def _prepare(tmp_path: Path) -> None:
         (["--fast-limit", "50"], "--fast-limit 50 is more than --full-limit 40"),
         (["--fast-limit", "ten"], "argument --fast-limit: 'ten' is neither a number nor none"),
         (["--tasks", "mmlu"], "--tasks has no effect beside --evaluator"),
+        (["--base", "org/x"], "--base has no effect beside --evaluator"),
         (["--evaluator", "nothing"], "nothing is not MODULE:FACTORY"),
         (["--evaluator", "no.such:x"], "No module named 'no'"),
         (["--evaluator", "json:nothing"], "json has no function nothing"),
@@ -282,7 +285,7 @@ def test_help_names_every_flag_with_its_default(capsys: pytest.CaptureFixture[st
     assert run_tool("run_search", run_search.main, ["--help"]) == 0
     told = capsys.readouterr().out
     flags = (
-        "pair tasks mmlu-dir question-order fast-limit full-limit population generations no-improve preset "
+        "pair base donor tasks mmlu-dir question-order fast-limit full-limit population generations no-improve preset "
         "min-layers "
         "max-layers seed single-layer-scores elite output-dir gpu dtype batch-tokens evaluator dry-run"
     )
@@ -294,12 +297,13 @@ def test_help_names_every_flag_with_its_default(capsys: pytest.CaptureFixture[st
 
 def test_flags_override_the_preset_and_preset_limits_give_way(capsys: pytest.CaptureFixture[str]) -> None:
     from genetic_algorithm.arguments import make_parser, search_config
+    from model_preparation.sources import add_pair_options
 
-    def config(*flags: str, pair: str = "tiny"):
-        return search_config(make_parser("tiny").parse_args(flags), pair)
+    def config(*flags: str, preset: str = "tiny"):
+        return search_config(make_parser(add_pair_options).parse_args(flags), preset)
 
     assert (config().fast_limit, config().full_limit) == (24, 150)
-    assert (config(pair="llamba-8b").fast_limit, config(pair="llamba-8b").full_limit) == (10, 50)
+    assert (config(preset="quick").fast_limit, config(preset="quick").full_limit) == (10, 50)
     assert config("--preset", "full").full_limit is None
     assert config("--full-limit", "8").fast_limit == 8
     assert (config("--fast-limit", "none").full_limit, config("--fast-limit", "none").final_limit) == (
@@ -308,6 +312,50 @@ def test_flags_override_the_preset_and_preset_limits_give_way(capsys: pytest.Cap
     )
     assert config("--full-limit", "900").final_limit == 0
     assert config("--full-limit", "900", "--final-limit", "none").final_limit is None
+
+
+def test_a_pair_of_ones_own_is_searched_on_the_bundled_questions(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT / "models" / "tiny_pair")
+    monkeypatch.setenv("PAIR", "no such pair")  # options put it out of force
+    flags = ["--base", "base", "--donor", "donor", "--tasks", "tiny", "--gpu", "cpu", "--dry-run"]
+    assert run_tool("run_search", run_search.main, [*flags, "--fast-limit", "2", "--full-limit", "3"]) == 0
+    plan = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (plan["layers"], plan["subjects"]) == (12, 4)
+
+
+def test_two_models_have_one_name_in_every_sitting(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ROOT / "models" / "tiny_pair"
+    monkeypatch.chdir(folder)
+    name = f"{folder}/base:hf:org/llama"
+    job = run_search._job(["--base", "./base", "--donor", "hf:org/llama", "--gpu", "cpu"])
+    assert (job.pair, job.run["evaluator"]["pair"]) == (name, name)
+    assert job.config == run_search._job(["--pair", "llamba-8b", "--gpu", "cpu"]).config
+    monkeypatch.setenv("BASE", "base")
+    monkeypatch.setenv("PAIR", "tiny")
+    mixed = run_search._job(["--gpu", "cpu"])
+    assert mixed.pair == f"{folder}/base:tiny/donor"
+    assert mixed.config == run_search._job(["--pair", "tiny", "--gpu", "cpu"]).config
+    resume = arguments.resume_command("python", ["--seed", "1"], mixed.pair, Path("run"))
+    assert resume[-6:] == ["--seed", "1", "--pair", mixed.pair, "--output-dir", "run"]
+    assert "--pair" not in arguments.resume_command("python", ["--base=base", "--donor", "x"], name, Path("run"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--base", "org/x"], "the base org/x has no donor; give --donor MODEL"),
+        (["--pair", "tiny", "--donor", "./nowhere"], "the donor './nowhere' is neither a folder here nor a hub id"),
+    ],
+)
+def test_models_that_cannot_be_are_refused_in_one_line(
+    flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_tool("run_search", run_search.main, flags) == 2
+    err = capsys.readouterr().err
+    assert told in err
+    assert err.count("\n") == 1
 
 
 def test_the_whole_search_loads_no_torch(tmp_path: Path) -> None:

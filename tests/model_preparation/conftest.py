@@ -79,6 +79,18 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which the making of a checkpoint is refused."""
+    from evaluation.entry import run_tool
+    from model_preparation.create_replaced_model_checkpoint import main
+
+    assert run_tool("create", main, command) == 2
+    error = capsys.readouterr().err.splitlines()
+    lines = [line for line in error if not line.startswith("pair ")]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of a base and of a donor; the names are as awkward as users' are."""
@@ -118,4 +130,13 @@ def checkpoint(pair_name: str, layers_dir: Path, tmp_path_factory: pytest.TempPa
 @pytest.fixture(autouse=True)
 def no_pair_in_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the shell of the person who runs the tests says must not matter."""
-    monkeypatch.delenv("PAIR", raising=False)
+    for name in ("PAIR", "BASE", "DONOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def model_pt_opens() -> None:
+    """As where the project is installed; tests also run from a clone that is not."""
+    from model_preparation.saved_model import allow_in_weights_only_load
+
+    allow_in_weights_only_load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from evaluation.entry import run_tool
 from model_preparation import check_deployment
 from model_preparation.check_deployment import main
+from models.pairs import PAIRS
 
 SETS = {"none": 300, "0": 500, "0+2": 905, "1+2": 895, "0+1": 894, "0+1+2+3+4": 1000}
 
@@ -20,7 +22,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Make a command line about a search that found `layers`."""
     landscape = tmp_path / "landscape.json"
     landscape.write_text(json.dumps({"questions": 1000, "sets": SETS}))
-    monkeypatch.setattr(check_deployment, "LANDSCAPES", {"tiny": landscape})
+    pairs = PAIRS | {"tiny": replace(PAIRS["tiny"], landscape=landscape)}
+    monkeypatch.setattr(check_deployment, "get_pair", pairs.__getitem__)
 
     def make(layers: list[int], *, pair: str = "tiny", base: float = 0.3, test: Any = None) -> list[str]:
         found = {"layers": layers, "accuracy": 0.5}

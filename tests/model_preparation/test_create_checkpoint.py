@@ -10,14 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from evaluation.entry import run_tool
-from model_preparation import checkpoint as checkpoint_module
-from model_preparation import load_model
+from model_preparation import load_model, writing
 from model_preparation.create_replaced_model_checkpoint import main
 from models.hybrid import HybridPair
-from models.modeling_llamba import LlambaForCausalLM
 
-from .conftest import files_of_at_most, write_donor
+from .conftest import refused, write_donor
 
 FILES = {
     "config.json",
@@ -27,6 +24,7 @@ FILES = {
     "tokenizer_config.json",
     "configuration_llamba.py",
     "modeling_llamba.py",
+    "mixer.py",
     "scan.py",
     "README.md",
     "README.txt",
@@ -40,15 +38,6 @@ FILES = {
 def command(pair_name: str, layers_dir: Path) -> list[str]:
     """What all command lines here share."""
     return ["--pair", pair_name, "--llama_layers_dir", str(layers_dir)]
-
-
-def refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line with which a command is refused."""
-    assert run_tool("create", main, command) == 2
-    error = capsys.readouterr().err.splitlines()
-    lines = [line for line in error if not line.startswith("pair ")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 def search_result(path: Path, pair: str | None = None, tasks: tuple[str, ...] = ()) -> Path:
@@ -179,14 +168,12 @@ def test_a_truncated_layer_file_is_named(
 
 
 def test_a_donor_of_another_width_is_refused(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from model_preparation.extract_layers import extract
-
-    extract(write_donor(tmp_path / "wide", width=48), tmp_path / "layers")
+    wide = write_donor(tmp_path / "wide", width=48)
     capsys.readouterr()
-    arguments = ["--llama_layers_dir", str(tmp_path / "layers"), "--output_dir", str(tmp_path / "made")]
-    line = refused([*command, *arguments, "--layers", "1"], capsys)
+    command = ["--base", str(folders[0]), "--donor", str(wide), "--output_dir", str(tmp_path / "made")]
+    line = refused([*command, "--layers", "1"], capsys)
     assert "hidden_size 32 and 48" in line
 
 
@@ -198,9 +185,9 @@ def test_layers_or_a_result_of_another_pair_are_refused(
     assert "is of the pair tiny, not" in refused([*command, *target, "--from_result", str(result)], capsys)
     copy = shutil.copytree(layers_dir, tmp_path / "layers")
     metadata = json.loads((copy / "metadata.json").read_text())
-    (copy / "metadata.json").write_text(json.dumps(metadata | {"pair": "tiny"}))
+    (copy / "metadata.json").write_text(json.dumps(metadata | {"pair": "tiny", "source": "tiny/donor"}))
     others = [*command, "--llama_layers_dir", str(copy), *target, "--layers", "1"]
-    assert "holds layers for the pair tiny" in refused(others, capsys)
+    assert "holds the layers of tiny/donor, not of" in refused(others, capsys)
 
 
 @pytest.mark.parametrize(
@@ -247,42 +234,6 @@ def test_a_disk_with_too_little_room_is_refused_before_anything_is_built(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
-    monkeypatch.setattr(checkpoint_module, "build", lambda recipe: pytest.fail("built all the same"))
+    monkeypatch.setattr(writing, "writing_beside", lambda *_: pytest.fail("written all the same"))
     arguments = [*command, "--output_dir", str(tmp_path / "made"), "--layers", "1"]
     assert "0.0 GB free and this needs 0.1 GB" in refused(arguments, capsys)
-
-
-@pytest.mark.parametrize("size", [40_000, 80_000])
-def test_a_disk_that_fills_up_leaves_nothing(
-    size: int, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # The smaller limit stops the safetensors, the larger one model.pt.
-    target = tmp_path / "made"
-    with files_of_at_most(size):
-        assert run_tool("create", main, [*command, "--output_dir", str(target), "--layers", "1"]) == 1
-    assert "the disk is full" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_a_killed_run_left_is_named(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / ".made.x.part").mkdir()
-    assert main([*command, "--output_dir", str(tmp_path / "made"), "--layers", "1"]) == 0
-    assert f"{tmp_path}/.made.x.part is left from a run that was killed" in capsys.readouterr().err
-
-
-def test_an_interruption_leaves_what_was_there(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = [*command, "--output_dir", str(tmp_path / "made"), "--layers", "1"]
-    assert main(arguments) == 0
-    before = (tmp_path / "made" / "checkpoint_info.json").read_text()
-
-    def interrupted(model: LlambaForCausalLM, path: Path) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoint_module, "save_state", interrupted)
-    assert run_tool("create", main, [*arguments, "--force"]) == 130
-    assert (tmp_path / "made" / "checkpoint_info.json").read_text() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["made"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from evaluation.entry import run_tool
-from model_preparation import extract_layers
+from model_preparation import tensor_stream
 from model_preparation.extract_layers import extract, main, verify
 from models.errors import ModelError
 from models.loading import load_donor_layer_state, load_layer_file, read_llama_config
@@ -62,20 +63,23 @@ def test_missing_and_truncated_layers_are_named_and_written_again(folders: tuple
 def test_an_interrupted_run_leaves_whole_files_and_is_carried_on(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved = extract_layers.save_tensors
+    written = tensor_stream.write_archive
 
-    def interrupted(value: object, path: Path) -> None:
+    def interrupted(path: Path, *arguments: Any) -> str:
         if "layer_02" in path.name:
             path.write_bytes(b"half")
             raise KeyboardInterrupt
-        saved(value, path)
+        return written(path, *arguments)
 
-    monkeypatch.setattr(extract_layers, "save_tensors", interrupted)
+    monkeypatch.setattr(tensor_stream, "write_archive", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extract(folders[1], tmp_path / "layers")
-    assert sorted(path.name for path in tmp_path.glob("layers/*layer_*")) == ["layer_00.pt", "layer_01.pt"]
+    there = {path.name for path in tmp_path.glob("layers/*layer_*")}
+    assert there <= {"layer_00.pt", "layer_01.pt", "layer_03.pt"}
     monkeypatch.undo()
-    assert extract(folders[1], tmp_path / "layers")[1] == DEPTH - 2
+    on_record = json.loads((tmp_path / "layers" / "metadata.json").read_text())["files"]
+    assert extract(folders[1], tmp_path / "layers")[1] == DEPTH - len(on_record)
+    assert verify(tmp_path / "layers") == DEPTH
 
 
 def test_layers_of_another_donor_are_refused_unless_forced(copy: Path, tmp_path: Path) -> None:
@@ -111,7 +115,7 @@ def test_damaged_metadata_is_one_clear_line(
 def test_an_unknown_model_is_one_clear_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--model_name", name, "--output_dir", str(tmp_path / "layers")]
     assert run_tool("extract_layers.py", main, command) == 2
-    assert f"--model_name {name!r} is neither llama, nor a pair" in capsys.readouterr().err
+    assert f"--model_name {name!r} is neither a folder here nor a hub id" in capsys.readouterr().err
     assert not (tmp_path / "layers").exists()
 
 

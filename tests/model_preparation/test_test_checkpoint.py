@@ -7,19 +7,24 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from evaluation.entry import run_tool
+from evaluation.errors import EvaluationError
+from model_preparation import load_model
 from model_preparation import test_specific_combination as combination_tool
 from model_preparation.test_checkpoint import main
 from models.pairs import PAIRS
 
 ROOT = Path(__file__).resolve().parents[2]
-HAS_TINY = (Path(PAIRS["tiny"].base) / "model.safetensors").is_file()
+HAS_TINY = (Path(PAIRS["tiny"].base.folder or "") / "model.safetensors").is_file()
 needs_tiny = pytest.mark.skipif(not HAS_TINY, reason="the bundled pair has no weights yet")
 
 
@@ -40,13 +45,155 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     monkeypatch.setenv("GA_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "questions"))
 
 
+def refused(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    """The one line with which the test of a checkpoint ends."""
+    assert run_tool("test_checkpoint.py", main, ["--checkpoint", str(folder), "--gpu", "cpu", *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = [line for line in captured.err.splitlines() if line.startswith("test_checkpoint.py: error: ")]
+    assert captured.err.endswith(line + "\n")
+    return line
+
+
+def edit_info(folder: Path, **changed: Any) -> None:
+    """Change what checkpoint_info.json says."""
+    path = folder / "checkpoint_info.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+
 def test_a_quick_test_generates_text(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--checkpoint", str(checkpoint), "--gpu", "cpu"]) == 0
     told = report(capsys)
     assert told["layers"] == [1, 3]
     assert told["inference"]["text"].startswith("Hello world")
     assert told["inference"]["new_tokens"] >= 1
+    assert told["formats"] == ["safetensors", "state_dict", "model"]
+    assert told["verified_files"] == 0
     assert "evaluation" not in told
+
+
+def test_a_quick_test_tells_speed_and_memory(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    began = time.perf_counter()
+    assert main(["--checkpoint", str(checkpoint), "--gpu", "cpu", "--dtype", "bfloat16"]) == 0
+    seconds = time.perf_counter() - began
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    speed = told["speed"]
+    assert told["dtype"] == "bfloat16"
+    assert speed["weights_bytes"] == 2 * told["parameters"]
+    assert speed["weights_bytes"] < speed["peak_memory_bytes"] < 1 << 36
+    assert speed["cache"] == "dynamic"
+    # Both were really run, in the time that the test took.
+    assert speed["prompt_tokens"] / speed["prefill_tokens_per_second"] < seconds
+    assert speed["new_tokens"] / speed["decode_tokens_per_second"] < seconds
+    assert speed["prefill_tokens_per_second"] > speed["decode_tokens_per_second"]
+    table = [line.split() for line in captured.err.splitlines() if line.startswith("  ")]
+    assert [words[0] for words in table] == ["prefill", "decode", "memory"]
+
+
+def test_decoding_without_a_static_cache_is_measured_where_that_does_not_work(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from model_preparation import speed
+
+    def decoding(model: Any, tokens: int, cache: str | None) -> float:
+        if cache:
+            raise ValueError("no graph\nfor you")
+        return 2.5
+
+    monkeypatch.setattr(speed, "_timed_decoding", decoding)
+    on_gpu = SimpleNamespace(device=torch.device("cuda"))
+    assert speed._decode(on_gpu) == (25, 2.5, "dynamic")  # as many as fit into ten seconds
+    assert "decoding with a static cache does not work here: no graph for you" in capsys.readouterr().err
+    monkeypatch.setattr(speed, "_timed_decoding", lambda model, tokens, cache: 100.0)
+    assert speed._decode(on_gpu) == (64, 100.0, "static")
+
+
+def test_checkpoints_without_pickled_files_are_whole(
+    pair_name: str, layers_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from model_preparation.create_replaced_model_checkpoint import main as create
+
+    made = tmp_path / "made"
+    options = ["--pair", pair_name, "--llama_layers_dir", str(layers_dir), "--layers", "1"]
+    assert create([*options, "--output_dir", str(made), "--formats", "safetensors"]) == 0
+    assert not list(made.glob("*.pt"))
+    capsys.readouterr()
+    assert main(["--checkpoint", str(made), "--gpu", "cpu", "--verify"]) == 0
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert told["formats"] == ["safetensors"]
+    assert told["verified_files"] == len(json.loads((made / "checkpoint_info.json").read_text())["files"])
+    assert f"{made}: safetensors; {told['verified_files']} files are what was written" in captured.err
+
+
+@pytest.mark.parametrize("name", ["config.json", "modeling_llamba.py", "tokenizer/tokenizer.json", "model.pt"])
+def test_verifying_finds_what_a_quick_test_does_not(name: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = bytearray((copy / name).read_bytes())
+    if name == "model.pt":
+        content[len(content) // 2] ^= 1  # in the midst of some tensor
+    else:
+        content += b" \n"
+    (copy / name).write_bytes(content)
+    assert main(["--checkpoint", str(copy), "--gpu", "cpu"]) == 0
+    capsys.readouterr()
+    line = refused(copy, capsys, "--verify")
+    assert f"{copy}: {name} differ from what was written" in line
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({}, "lists no checksums"),
+        ({"../outside": "00"}, "it lists '../outside'"),
+        ({"/etc/passwd": "00"}, "it lists '/etc/passwd'"),
+        ({"gone.py": "00", "model.pt": "00", "lost.py": "00"}, "gone.py, lost.py are missing"),
+    ],
+)
+def test_lists_of_files_that_cannot_be_verified(
+    files: dict[str, str], told: str, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_info(copy, files=files)
+    assert told in refused(copy, capsys, "--verify")
+
+
+@pytest.mark.parametrize("how", ["cut", "gone"])
+def test_a_damaged_shard_is_named(how: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load_model(copy)[0].save_pretrained(copy, max_shard_size="20KB")
+    (copy / "model.safetensors").unlink(missing_ok=True)
+    edit_info(copy, files={})
+    shard = sorted(copy.glob("model-*.safetensors"))[1]
+    damage(copy, shard.name, how)
+    line = refused(copy, capsys)
+    assert str(shard) in line
+    assert ("is missing, one of" if how == "gone" else "is damaged or cut short") in line
+
+
+@pytest.mark.parametrize("folder", [".", "tokenizer"])
+def test_a_missing_tokenizer_is_named(folder: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit_info(copy, files={})
+    for path in (copy / folder).glob("tokenizer*.json"):
+        path.unlink()
+    assert f"there is no tokenizer in {copy / folder}; copy the" in refused(copy, capsys)
+
+
+def test_a_checkpoint_of_a_newer_version_says_so(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit_info(copy, format=99, novelty=True)
+    assert "has format 99, from a newer GA Layer Search than this one" in refused(copy, capsys)
+
+
+def test_too_little_memory_for_an_evaluation_is_one_line_with_the_next_step(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from model_preparation import scoring
+
+    def evaluate(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has ...")
+
+    monkeypatch.setattr(scoring, "load_questions", lambda *_, **__: None)
+    monkeypatch.setattr(scoring, "evaluate_model", evaluate)
+    line = refused(checkpoint, capsys, "--full_eval", "--tasks", "tiny", "--batch-tokens", "600")
+    assert line.endswith("out of memory on cpu while answering with 600 tokens at a time; give --batch-tokens 300")
 
 
 def damage(folder: Path, name: str, how: str) -> None:
@@ -80,18 +227,23 @@ def test_files_of_two_models_are_told_apart(copy: Path, capsys: pytest.CaptureFi
     assert "differ in backbone.layers.1.mlp.up_proj.weight" in capsys.readouterr().err
 
 
-def test_weights_that_are_not_numbers_are_found(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from safetensors.torch import load_file, save_file
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_numbers_are_named(value: float, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = load_file(copy / "model.safetensors")
+    state["backbone.embedding.weight"][-1, -1] = value  # of a word that no test says
+    state["backbone.layers.2.mlp.up_proj.weight"][-1] = value
+    save_file(state, copy / "model.safetensors", {"format": "pt"})
+    line = refused(copy, capsys)
+    assert "the tensor backbone.embedding.weight holds values that are not numbers in float32 (in all 2 do)" in line
 
-    for name, load, save in (
-        ("model.safetensors", load_file, lambda state, path: save_file(state, path, {"format": "pt"})),
-        ("model_state_dict.pt", torch.load, torch.save),
-    ):
-        state = load(copy / name)
-        state["backbone.layers.0.mlp.up_proj.weight"][-1] = float("nan")
-        save(state, copy / name)
-    assert run_tool("test_checkpoint.py", main, ["--checkpoint", str(copy), "--gpu", "cpu"]) == 2
-    assert "not numbers" in capsys.readouterr().err
+
+def test_numbers_too_large_for_a_dtype_are_named(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = load_file(copy / "model.safetensors")
+    state["backbone.layers.2.mlp.up_proj.weight"][0, 0] = 1e6
+    save_file(state, copy / "model.safetensors", {"format": "pt"})
+    line = refused(copy, capsys, "--dtype", "float16")
+    assert "backbone.layers.2.mlp.up_proj.weight holds values that are not numbers in float16" in line
+    assert "give another --dtype" in line
 
 
 @needs_tiny
@@ -188,3 +340,15 @@ def test_a_gpu_by_number_is_the_cpu_where_there_is_none(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert Device.choose("0").name == "cpu"
     assert capsys.readouterr().err == "GPU 0: there is no GPU that torch can use; running on the CPU\n"
+
+
+def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from model_preparation.device import Device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert str(Device.choose("1")) == "cuda:1 in bfloat16"
+    assert str(Device.choose("auto", "float16")) == "cuda:0 in float16"
+    for gpu, told in (("2", "has GPUs 0 to 1; give another number"), ("-1", "is no device"), ("²", "is no device")):
+        with pytest.raises(EvaluationError, match=told):
+            Device.choose(gpu)

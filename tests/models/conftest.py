@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from models.configuration_llamba import LlambaConfig
 from models.modeling_llamba import LlambaForCausalLM
 
-ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY = 61  # no multiple of 8, so the embedding has rows that are no tokens
 DEPTH = 4
 
@@ -88,12 +86,3 @@ def pair_folders(tmp_path, random_model, llama_config) -> tuple[Path, Path]:
     random_model().save_pretrained(tmp_path / "base")
     LlamaForCausalLM(llama_config()).save_pretrained(tmp_path / "donor")
     return tmp_path / "base", tmp_path / "donor"
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder with published reference outputs, which is no part of the project."""
-    folder = Path(os.environ.get("GA_SHARED", ROOT.parent / "shared"))
-    if not (folder / "reference").is_dir():
-        pytest.skip(f"no reference outputs in {folder}; set GA_SHARED to the folder that holds reference/")
-    return folder

@@ -48,7 +48,7 @@ def test_trust_remote_code_needs_only_the_folder(tmp_path, monkeypatch, random_m
     monkeypatch.setattr(LlambaForCausalLM, "_auto_class", "AutoModelForCausalLM")
     model.save_pretrained(folder)
     code = sorted(path.name for path in folder.glob("*.py"))
-    assert code == ["configuration_llamba.py", "modeling_llamba.py", "scan.py"]
+    assert code == ["configuration_llamba.py", "mixer.py", "modeling_llamba.py", "scan.py"]
     expected = model.generate(ids, max_new_tokens=5, do_sample=False, pad_token_id=0)
     program = f"""
         import sys, torch

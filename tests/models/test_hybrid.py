@@ -5,10 +5,12 @@ from itertools import combinations
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from models.errors import ModelError
-from models.hybrid import HybridPair, check_layers, load_hybrid
-from models.loading import layer_file, load_donor_layer_state
+from models.hybrid import HybridPair, load_hybrid
+from models.layer_files import check_layers, layer_file
+from models.loading import load_base, load_donor_layer_state
 
 SETS = [(), (0,), (3,), (1, 2), (0, 1, 2, 3)]
 
@@ -70,6 +72,40 @@ def test_an_assembled_model_shares_weights_and_generates(pair_folders):
     own = {name for name, p in model.named_parameters() if p.data_ptr() not in shared}
     assert {name.split(".")[2] for name in own} == {"2"}
     assert model.generate(torch.ones(1, 3).long(), max_new_tokens=4, pad_token_id=0).shape == (1, 7)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("activation", ["identity", "silu"])
+@pytest.mark.parametrize(("qk_heads", "multiple"), [(1, 1), (2, 8), (4, 64)])
+def test_pairs_of_every_kind(tmp_path, random_model, llama_config, tied, activation, qk_heads, multiple):
+    shape = {"tie_embeddings": tied, "pad_vocab_size_multiple": multiple}
+    base = random_model(ssm={"activation": activation, "n_qk_heads": qk_heads}, **shape)
+    base.save_pretrained(tmp_path / "base")
+    LlamaForCausalLM(llama_config(tie_word_embeddings=tied)).save_pretrained(tmp_path / "donor")
+    pair, ids = HybridPair.load(tmp_path / "base", tmp_path / "donor"), torch.randint(1, 61, (2, 9))
+    torch.testing.assert_close(walked(pair, ids, ()), base(ids).logits)
+    hybrid = load_hybrid(tmp_path / "base", (1, 2), tmp_path / "donor")
+    logits = walked(pair, ids, (1, 2))
+    assert torch.equal(hybrid(ids).logits, logits)
+    assert not torch.equal(logits, walked(pair, ids, ()))
+    for model in (pair.model, hybrid):
+        assert (model.lm_head.weight is model.backbone.embedding.weight) == tied
+        assert model.lm_head.weight.shape[0] % multiple == 0
+    hybrid.save_pretrained(tmp_path / "hybrid")
+    assert torch.equal(load_base(tmp_path / "hybrid")(ids).logits, logits)
+
+
+def test_models_of_other_shapes_are_no_pair(tmp_path, pair_folders, llama_config):
+    other = llama_config(num_hidden_layers=6, hidden_size=64, vocab_size=72, intermediate_size=96, rms_norm_eps=1e-6)
+    LlamaForCausalLM(other).save_pretrained(tmp_path / "other")
+    told = (
+        "base and donor differ in hidden_size 32 and 64, num_hidden_layers 4 and 6, vocab_size 61 and 72, "
+        "intermediate_size of the MLP 48 and 96, epsilon of the norms 1e-05 and 1e-06"
+    )
+    for load in (HybridPair.load, lambda base, donor: load_hybrid(base, (1,), donor)):
+        with pytest.raises(ModelError, match=told):
+            load(pair_folders[0], tmp_path / "other")
 
 
 @torch.no_grad()

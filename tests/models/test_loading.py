@@ -13,10 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from models.errors import ModelError
 from models.hybrid import HybridPair
+from models.layer_files import fingerprint, layer_file
 from models.loading import (
     check_pair,
-    fingerprint,
-    layer_file,
     load_base,
     load_donor_layer_state,
     load_layer_file,

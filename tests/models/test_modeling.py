@@ -22,9 +22,10 @@ def test_the_mixer_is_the_formula(llamba_config, activation, groups):
     for parameter in mixer.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     u = torch.randn(2, 11, 32)
-    inner, states, length = 32, 8, 11
+    inner, states = 32, 8
     xbc, z, a = mixer.in_proj(u).split([inner + 2 * groups * states, inner, 4], dim=-1)
-    xbc = mixer.conv1d(torch.nn.functional.pad(xbc.transpose(1, 2), (3, 0)))[..., :length].transpose(1, 2)
+    xbc = torch.nn.functional.pad(xbc.transpose(1, 2), (3, 0))
+    xbc = torch.nn.functional.conv1d(xbc, mixer.conv1d.weight, mixer.conv1d.bias, groups=xbc.shape[1]).transpose(1, 2)
     xbc = torch.nn.functional.silu(xbc) if activation == "silu" else xbc
     x, b, c = xbc.split([inner, groups * states, groups * states], dim=-1)
     x = x.unflatten(-1, (4, 8))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.scan import chunked_scan, quadratic_scan
+from models.scan import chunked_scan, quadratic_scan, scan_step
 
 HEADS, GROUPS, STATES, WIDTH = 4, 2, 3, 5
 
@@ -77,6 +77,27 @@ def test_a_scan_in_two_parts_is_the_scan_of_the_whole():
     torch.testing.assert_close(last, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_is_the_scan_of_one_token(dtype):
+    a, state = inputs(1, dtype=dtype), initial_state(torch.float32)
+    y, last = scan_step(*a, initial_state_BHNP=state)
+    expected_y, expected_last = chunked_scan(*a, initial_state_BHNP=state)
+    assert (y.dtype, last.dtype) == (dtype, torch.float32)
+    torch.testing.assert_close(y, expected_y)
+    torch.testing.assert_close(last, expected_last)
+
+
+def test_steps_are_the_recurrence():
+    a = inputs(9, dtype=torch.float32)
+    state, outputs = initial_state(torch.float32), []
+    expected_y, expected_last = written_out(*a, state)
+    for t in range(9):
+        y, state = scan_step(*(part[:, t : t + 1] for part in a), initial_state_BHNP=state)
+        outputs.append(y)
+    torch.testing.assert_close(torch.cat(outputs, 1), expected_y)
+    torch.testing.assert_close(state, expected_last)
+
+
 def test_forgetting_everything_at_once_gives_no_nan():
     x, g, b, c = inputs(12, dtype=torch.float32, grad=True)
     y, last = chunked_scan(x, g - 1e4, b, c, chunk_size=4)
@@ -84,6 +105,25 @@ def test_forgetting_everything_at_once_gives_no_nan():
     alone = (c * b).sum(-1).repeat_interleave(HEADS // GROUPS, dim=2).unsqueeze(-1) * x
     torch.testing.assert_close(y, alone)
     assert all(a.grad.isfinite().all() for a in (x, b, c))
+
+
+@pytest.mark.parametrize("scale", [1, 1e2, 1e4])
+def test_decays_of_every_size_in_one_chunk(scale):
+    x, g, b, c = inputs(100)
+    g = -torch.nn.functional.softplus(scale * torch.randn_like(g))
+    expected, state = written_out(x, g, b, c, torch.zeros(2, HEADS, STATES, WIDTH, dtype=torch.float64))
+    y, last = chunked_scan(*(a.float() for a in (x, g, b, c)), chunk_size=128)
+    torch.testing.assert_close(y.double(), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(last.double(), state, rtol=1e-3, atol=1e-3)
+
+
+def test_a_decay_past_all_numbers_forgets():
+    x, g, b, c = inputs(12, dtype=torch.float32)
+    g[:, 5] = float("-inf")
+    y, last = chunked_scan(x, g, b, c, chunk_size=8)
+    expected, state = chunked_scan(*(a[:, 5:] for a in (x, g, b, c)), chunk_size=8)
+    torch.testing.assert_close(y[:, 5:], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(last, state, rtol=1e-4, atol=1e-4)
 
 
 def test_autocast_leaves_the_state_in_float32():

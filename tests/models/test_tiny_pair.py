@@ -17,7 +17,8 @@ from models.tiny_pair.vocabulary import PAD, UNK, ids, knowledge
 from models.tiny_pair.write import GROUPS, write_questions
 
 PAIR = get_pair("tiny")
-FOLDER = Path(PAIR.base).parent
+BASE, DONOR = (Path(source.folder or "") for source in (PAIR.base, PAIR.donor))
+FOLDER = BASE.parent
 
 
 def documents(split: str, subject: str) -> list[dict]:
@@ -69,7 +70,7 @@ def test_heldout_questions_are_others():
 
 
 def test_tokenizer_reads_back_the_training_tokens():
-    tokenizer = AutoTokenizer.from_pretrained(PAIR.base)
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
     for subject in questions.SUBJECTS:
         drawn = questions.sample(subject, 50, np.random.default_rng(3))
         rows, ask_at = questions.tokens_with_answer(drawn)
@@ -81,7 +82,7 @@ def test_tokenizer_reads_back_the_training_tokens():
 
 
 def test_tokenizer_spells_text_it_does_not_know():
-    tokenizer = AutoTokenizer.from_pretrained(PAIR.donor)
+    tokenizer = AutoTokenizer.from_pretrained(DONOR)
     encoded = tokenizer("Photosynthesis (in 1999) costs $3; plums?")["input_ids"]
     assert ids()[UNK] not in encoded
     assert tokenizer.decode(encoded).replace(" ", "") == "Photosynthesis(in1999)costs$3;plums?"
@@ -103,7 +104,7 @@ def test_weights_are_small_and_named_as_on_the_hub():
 
     size = sum(f.stat().st_size for f in FOLDER.glob("*/model.safetensors"))
     assert size <= 16e6
-    with safe_open(Path(PAIR.base) / "model.safetensors", "pt") as base:
+    with safe_open(BASE / "model.safetensors", "pt") as base:
         names = set(base.keys())
     assert {"backbone.embedding.weight", "backbone.layers.0.mixer.in_proj.weight", "lm_head.weight"} <= names
 
@@ -127,8 +128,8 @@ def test_layers_interact(landscape):
 
 def test_donor_knows_and_base_guesses():
     """All layers of the donor answer nearly all of the held-out questions, the base about a quarter."""
-    models = HybridPair.load(PAIR.base, PAIR.donor)
-    tokenizer = AutoTokenizer.from_pretrained(PAIR.base)
+    models = HybridPair.load(BASE, DONOR)
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
     letters = [tokenizer.convert_tokens_to_ids(letter) for letter in "ABCD"]
     right: dict[str, list[float]] = {"base": [], "donor": []}
     for subject in questions.SUBJECTS:

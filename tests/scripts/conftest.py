@@ -38,7 +38,8 @@ def clone(tmp_path: Path) -> Path:
     return folder
 
 
-SETTINGS = ("PAIR", "GPUS", "PYTHON", "CONDA_ENV", "VENV", "TORCH_INDEX_URL", "PYTHONPATH", "OMP_WAIT_POLICY")
+SETTINGS = ("PAIR", "BASE", "DONOR", "GPUS", "PYTHON", "CONDA_ENV", "VENV", "TORCH_INDEX_URL")
+SETTINGS += ("PYTHONPATH", "OMP_WAIT_POLICY")
 
 
 def without_settings() -> dict[str, str]:
@@ -67,15 +68,17 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def recorder(tmp_path: Path) -> Path:
-    """A Python that writes down each module it is asked to run instead of running it."""
+    """A Python that writes down each module it is asked to run instead of running it, but tells facts of pairs."""
     log = tmp_path / "modules run"
     return write_program(
         tmp_path / "bin" / "recording python",
         f"""#!{sys.executable}
 import json, os, pathlib, sys
 arguments = sys.argv[1:]
-if arguments[:2] != ["-P", "-m"]:
-    os.execv({sys.executable!r}, [{sys.executable!r}, *arguments])
+is_question = arguments[2:3] == ["model_preparation.pair_facts"]
+if arguments[:2] != ["-P", "-m"] or is_question:
+    place = {{"PYTHONPATH": {str(ROOT)!r}}} if is_question else {{}}
+    os.execve({sys.executable!r}, [{sys.executable!r}, *arguments], os.environ | place)
 with open({str(log)!r}, "a") as file:
     print(json.dumps(arguments[2:]), file=file)
 if arguments[2].endswith(os.environ.get("FAILING", "nothing")):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT, Run, write_program
+from .conftest import ROOT, Run
 
 
 def modules_run(tmp_path: Path) -> list[list[str]]:
@@ -42,35 +42,57 @@ def test_an_evaluator_of_ones_own_needs_neither_pair_nor_device(
     assert not {"--pair", "--gpu"} & set(modules_run(tmp_path)[0])
 
 
+def choosing_a_pair(clone: Path, python: Path) -> list[str]:
+    """The bash command that prints the name of the pair its arguments say."""
+    code = 'source "$1/scripts/lib.sh"; PY=$2; shift 2; choose_pair "$@"; echo "$PAIR"'
+    return ["-euo", "pipefail", "-c", code, "test", str(clone), str(python)]
+
+
 @pytest.mark.parametrize(
-    ("gpus", "arguments", "environment", "pair"),
+    ("arguments", "environment", "pair"),
     [
-        ([], [], {}, "tiny"),
-        ([16384], [], {}, "tiny"),
-        ([8192, 24564], [], {}, "llamba-8b"),
-        (["[N/A]"], [], {}, "tiny"),
-        ([24564], ["--pair", "tiny"], {}, "tiny"),
-        ([24564], ["--pair=mine"], {}, "mine"),
-        ([24564], [], {"PAIR": "mine"}, "mine"),
+        (["--pair", "llamba-1b"], {}, "llamba-1b"),
+        (["--pair=llamba-1b", "--seed", "1"], {"PAIR": "tiny", "BASE": "org/x"}, "llamba-1b"),
+        ([], {"PAIR": "llamba-8b"}, "llamba-8b"),
+        ([], {"PAIR": "tiny", "DONOR": "hf:org/x"}, "tiny/base:hf:org/x"),
+        (["--base", "org/a", "--donor=hf:org/b@c"], {"PAIR": "tiny"}, "org/a:hf:org/b@c"),
     ],
 )
-def test_the_pair_follows_arguments_then_environment_then_the_gpu(
-    gpus: list[object],
-    arguments: list[str],
-    environment: dict[str, str],
-    pair: str,
-    clone: Path,
-    run: Run,
-    tmp_path: Path,
+def test_the_pair_follows_arguments_then_environment(
+    arguments: list[str], environment: dict[str, str], pair: str, clone: Path, run: Run, recorder: Path
 ) -> None:
-    if gpus:
-        lines = "\n".join(map(str, gpus))
-        write_program(tmp_path / "bin" / "nvidia-smi", f"#!/bin/sh\nprintf '%s\\n' '{lines}'\n")
-    path = f"{tmp_path / 'bin'}:/usr/bin:/bin"
-    code = f'source "{clone}/scripts/lib.sh"; choose_pair "$@"; echo "$PAIR"'.replace("$HOME", "\\$HOME")
-    done = run("-euo", "pipefail", "-c", code, "test", *arguments, PATH=path, **environment)
-    assert done.stdout.strip() == pair, done.stderr
-    assert done.stderr == "" if arguments else pair in done.stderr
+    done = run(*choosing_a_pair(clone, recorder), *arguments, **environment)
+    assert (done.stdout.strip(), done.stderr) == (pair, "")
+
+
+def test_a_pair_that_cannot_be_ends_the_script_with_one_line(clone: Path, run: Run, recorder: Path) -> None:
+    done = run(*choosing_a_pair(clone, recorder), "--base", "org/a")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "the base org/a has no donor; give --donor MODEL" in done.stderr
+
+
+def test_folders_and_hub_ids_reach_the_search_as_they_were_given(
+    clone: Path, run: Run, recorder: Path, tmp_path: Path
+) -> None:
+    given = ["--base", "./my base", "--donor", "hf:org/llama"]
+    script = clone / "scripts" / "quick_test_real.sh"
+    assert run(script, *given, PYTHON=str(recorder), PAIR="tiny").returncode == 0
+    (search,) = modules_run(tmp_path)
+    assert search[-4:] == given
+    assert "--pair" not in search
+
+
+def test_deploying_two_models_of_ones_own(clone: Path, run: Run, recorder: Path, tmp_path: Path) -> None:
+    (tmp_path / "my base").mkdir()
+    done = run(clone / "DEPLOY_TEST.sh", "--base", "my base", "--donor=hf:org/llama", PYTHON=str(recorder))
+    assert done.returncode == 0, done.stderr
+    pair = f"{tmp_path}/my base:hf:org/llama"
+    calls = modules_run(tmp_path)
+    assert {call[call.index("--pair") + 1] for call in calls if "--pair" in call} == {pair}
+    (checkpoint,) = {call[call.index("--checkpoint") + 1] for call in calls if "--checkpoint" in call}
+    assert Path(checkpoint).parent == clone / "model_checkpoints"
+    assert Path(checkpoint).name.endswith("my_base_hf_org_llama")
 
 
 def test_deploying_goes_through_all_steps_in_order(clone: Path, run: Run, recorder: Path, tmp_path: Path) -> None:
@@ -105,13 +127,20 @@ def test_deploying_stops_at_the_step_that_fails(
     assert modules_run(tmp_path)[-1][0].endswith(failing)
 
 
-def test_layers_of_another_pair_are_left_where_they_are(clone: Path, run: Run, recorder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("pair", "suffix"),
+    [("tiny", "_tiny"), ("llamba-8b", ""), ("llamba-8b-aligned", "")],  # the last two have one donor
+)
+def test_layers_of_another_donor_are_left_where_they_are(
+    pair: str, suffix: str, clone: Path, run: Run, recorder: Path, tmp_path: Path
+) -> None:
     layers = clone / "extracted_llama_layers"
     layers.mkdir()
-    (layers / "metadata.json").write_text(json.dumps({"pair": "llamba-8b"}, indent=2))
-    assert run(clone / "DEPLOY_TEST.sh", PYTHON=str(recorder), PAIR="tiny").returncode == 0
+    source = "LLM-Research/Meta-Llama-3.1-8B-Instruct"
+    (layers / "metadata.json").write_text(json.dumps({"pair": "llamba-8b", "source": source}, indent=2))
+    assert run(clone / "DEPLOY_TEST.sh", PYTHON=str(recorder), PAIR=pair).returncode == 0
     extraction = modules_run(tmp_path)[1]
-    assert extraction[extraction.index("--output_dir") + 1] == f"{layers}_tiny"
+    assert extraction[extraction.index("--output_dir") + 1] == f"{layers}{suffix}"
 
 
 @pytest.mark.parametrize("arguments", [["--pair"], ["--what"], ["tiny"]])
@@ -121,36 +150,12 @@ def test_deploying_refuses_arguments_it_does_not_know(arguments: list[str], clon
     assert "usage: ./DEPLOY_TEST.sh" in done.stderr
 
 
-def test_the_best_checkpoints_of_the_bundled_pair(clone: Path, run: Run, recorder: Path, tmp_path: Path) -> None:
-    landscape = clone / "models" / "tiny_pair" / "landscape.json"
-    landscape.parent.mkdir(parents=True)
-    sets = {"none": 3, "0": 5, "1": 4, "0+2": 8, "0+1": 7}
-    landscape.write_text(json.dumps({"questions": 10, "sets": sets}))
-    (clone / "model_checkpoints" / "tiny_replaced_0").mkdir(parents=True)
-    (clone / "model_checkpoints" / "tiny_replaced_0" / "checkpoint_info.json").touch()
-    script = clone / "model_preparation" / "create_best_checkpoints.sh"
-    done = run(script, "--pair", "tiny", PYTHON=str(recorder))
-    assert done.returncode == 0, done.stderr
-    extraction, *made = modules_run(tmp_path)
-    assert extraction[0] == "model_preparation.extract_layers"
-    assert len(made) == 1
-    assert "tiny_replaced_0 is there; kept" in done.stderr
-    call = " ".join(made[0])
-    assert "--layers 0 2 " in call
-    assert "tiny_replaced_0_2" in call
-    assert "0.8000 on all search questions" in call
-
-
-def test_the_best_checkpoints_of_the_large_pair(clone: Path, run: Run, recorder: Path, tmp_path: Path) -> None:
-    script = clone / "model_preparation" / "create_best_checkpoints.sh"
-    output = ["--output_dir", "made here"]
-    assert run(script, "--pair", "llamba-8b", *output, PYTHON=str(recorder)).returncode == 0
-    targets = [Path(call[call.index("--output_dir") + 1]) for call in modules_run(tmp_path)[1:]]
-    assert {target.parent for target in targets} == {tmp_path / "made here"}
-    assert "llamba_replaced_11_13_17_21" in {target.name for target in targets}
-    done = run(script, "--pair", "other", PYTHON=str(recorder))
-    assert done.returncode == 1
-    assert "no best layer sets are known for the pair other" in done.stderr
+def test_making_the_best_checkpoints_passes_arguments_and_settings_on(
+    clone: Path, run: Run, recorder: Path, tmp_path: Path
+) -> None:
+    given = ["--base", "my base", "--output_dir", "made here"]
+    assert run(clone / "model_preparation" / "create_best_checkpoints.sh", *given, PYTHON=str(recorder)).returncode == 0
+    assert modules_run(tmp_path) == [["model_preparation.create_best_checkpoints", *given]]
 
 
 def test_a_real_search_with_a_fake_evaluator_and_what_is_shown_of_it(run: Run, tmp_path: Path) -> None:
