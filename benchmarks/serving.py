@@ -1,13 +1,14 @@
 #!/usr/bin/env python
 """How fast a hybrid of Llamba-8B's shape answers: prefill, decoding beside the memory bound, and memory.
 
-    python benchmarks/serving.py                          # one GPU of 40 GB or more, about 6 minutes
-    python benchmarks/serving.py --ways eager tuned:8     # some ways of decoding, :BATCH
-    python benchmarks/serving.py --quick --device cpu     # small shapes: does the script run
+    python benchmarks/serving.py                            # one GPU of 40 GB or more, about 8 minutes
+    python benchmarks/serving.py --ways eager product:8     # some ways of decoding, :BATCH
+    python benchmarks/serving.py --quick --device cpu       # small shapes: does the script run
 
 Weights are random and made on the device, so no file is read. To decode one token means to read every weight once, but
 of the embedding one row: the memory bound is those bytes at the rate at which the device copies a large tensor. Every
-way of decoding starts from the same prompt and is compared with the eager model before it is timed.
+way of decoding starts from the same prompt and is compared with the eager model before it is timed. `product` is what
+the tools do: each token is on the host before the next but one is begun.
 """
 
 from __future__ import annotations
@@ -19,24 +20,139 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from statistics import median
 from typing import Any
 
 import torch
-from decoding import CHECKED, WAYS, Generate, Sizes, decode, eager, filled, run_step, state_tensors, synchronize
 from torch import Tensor
-from transformers import LlamaConfig
+from transformers import CompileConfig, LlamaConfig, LogitsProcessorList, StaticCache
+from transformers.cache_utils import Cache
 
 from evaluation.entry import run_tool
 from genetic_algorithm.run_folder import versions
+from model_preparation.decoding import TUNED, Decoder, compile_step, read_prompt, run_step
+from model_preparation.speed import Clock
 from models.configuration_llamba import LlambaConfig
 from models.modeling_llamba import LlambaForCausalLM, new_cache
 
 DONOR_LAYERS = (11, 13, 17, 21)
-TURNS = ("eager", "graph", "generate", "tuned", "generate-tuned", "eager:8", "generate:8", "generate-eager")
+TURNS = ("eager", "product", "tuned", "generate", "eager:8", "product:8", "tuned:8", "generate:8", "generate-tuned")
+CHECKED = 16
+"""Tokens compared with the eager model before the timing."""
+Step = Callable[[Tensor], Tensor]
+"""[B, 1] tokens -> logits [B, V] of the next ones."""
+Found = list[tuple[Tensor, Tensor]]
+"""Tokens [B, 1] with the logits [B, V] that they are of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What is measured."""
+
+    prompt: int = 2048
+    """Tokens before the first that is decoded."""
+    new: int = 64
+    """Tokens decoded and timed."""
+    contexts: tuple[int, int] = (1024, 8192)
+    """Tokens at which memory is compared."""
+    copied: int = 4 << 30
+    """Bytes of the tensor that is copied to measure the device."""
+
+
+# --- ways of decoding ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """Step after step; no token is waited for."""
+
+    compiled: Mapping[str, Any] | None = None
+    """Options of torch.compile, then with a StaticCache; None: the model as it is, with a DynamicCache."""
+
+    def start(self, model: LlambaForCausalLM, prompt_BT: Tensor, sizes: Sizes) -> tuple[Tensor, Step]:
+        """The first tokens [B, 1], and what goes on from them."""
+        cache: Cache = new_cache(model.config)
+        if self.compiled is not None:
+            cache = StaticCache(config=model.config, max_cache_len=prompt_BT.shape[1] + 2 * CHECKED + sizes.new)
+        step = run_step if self.compiled is None else compile_step(**self.compiled)
+        first_B1 = read_prompt(model, prompt_BT, cache).argmax(-1, keepdim=True)
+        return first_B1, lambda tokens_B1: step(model, tokens_B1, cache)
+
+    def measure(self, model: LlambaForCausalLM, prompt_BT: Tensor, sizes: Sizes) -> tuple[float, Found]:
+        """Seconds per token, and the first tokens after the prompt's."""
+        started, found, _ = decode(self.start(model, prompt_BT, sizes), CHECKED, prompt_BT.device)
+        return decode(started, sizes.new, prompt_BT.device)[2], found
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """`generate`, as users call it; each token is waited for."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    by_decoder: bool = False
+    """The product's `Decoder`, or else the model itself."""
+
+    def measure(self, model: LlambaForCausalLM, prompt_BT: Tensor, sizes: Sizes) -> tuple[float, Found]:
+        """As `Stepped.measure`."""
+        generate = Decoder(model).generate if self.by_decoder else model.generate
+        for _ in range(2):  # the first compiles
+            clock, logits = Clock(), list[Tensor]()
+
+            def keep(text_BT: Tensor, scores_BV: Tensor, kept: list[Tensor] = logits) -> Tensor:
+                kept += [scores_BV.clone()] if len(kept) <= CHECKED else []
+                return scores_BV
+
+            text_BT = generate(
+                prompt_BT,
+                attention_mask=torch.ones_like(prompt_BT),
+                max_new_tokens=1 + CHECKED + sizes.new,
+                do_sample=False,
+                pad_token_id=0,
+                streamer=clock,
+                logits_processor=LogitsProcessorList([keep]),
+                **self.options,
+            )
+        new_BT, times = text_BT[:, prompt_BT.shape[1] :], clock.times[1:]  # the first is the prompt's
+        found = [(new_BT[:, t : t + 1], logits[t]) for t in range(1, 1 + CHECKED)]
+        return (times[-1] - times[CHECKED]) / (len(times) - 1 - CHECKED), found
+
+
+WAYS: Mapping[str, Stepped | Generated] = {
+    "eager": Stepped(),
+    "tuned": Stepped(TUNED),
+    "reduce-overhead": Stepped({"mode": "reduce-overhead"}),
+    "product": Generated(by_decoder=True),
+    "generate": Generated({"cache_implementation": "static"}),
+    "generate-tuned": Generated(
+        {"cache_implementation": "static", "compile_config": CompileConfig(mode=None, fullgraph=True, **TUNED)}
+    ),
+    "generate-eager": Generated(),
+}
+
+
+def decode(started: tuple[Tensor, Step], tokens: int, device: torch.device) -> tuple[tuple[Tensor, Step], Found, float]:
+    """Decode greedily: where it stands then, the first tokens, and seconds per token."""
+    token_B1, step = started
+    found: Found = []
+    synchronize(device)
+    began = time.perf_counter()
+    for _ in range(tokens):
+        logits_BV = step(token_B1)
+        token_B1 = logits_BV.argmax(-1, keepdim=True)
+        if len(found) < CHECKED:
+            found.append((token_B1, logits_BV.clone()))  # a CUDA graph writes its logits to the same place each time
+    synchronize(device)
+    return (token_B1, step), found, (time.perf_counter() - began) / tokens
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what was queued."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda:0", help="cpu or cuda:N [%(default)s]")
     parser.add_argument("--ways", nargs="+", default=TURNS, metavar="WAY[:BATCH]", help=f"of {', '.join(WAYS)}")
-    parser.add_argument("--budget", type=float, default=360, help="seconds, then the rest is skipped [%(default)s]")
+    parser.add_argument("--budget", type=float, default=480, help="seconds, then the rest is skipped [%(default)s]")
     parser.add_argument("--quick", action="store_true", help="small shapes and few tokens")
     parser.add_argument("--kernels", action="store_true", help="list the kernels that each way runs for a token")
     args = parser.parse_args(argv)
@@ -56,8 +172,9 @@ def main(argv: list[str] | None = None) -> int:
     deadline = time.monotonic() + args.budget
     device = torch.device(args.device)
     sizes = Sizes(prompt=40, new=8, contexts=(32, 64), copied=1 << 24) if args.quick else Sizes()
-    results: dict[str, Any] = {"device": device_name(device), "date": f"{datetime.now():%Y-%m-%d}", **versions()}
-    say(f"# Serving: {results['device']}\n\n" + ", ".join(f"{k} {v}" for k, v in results.items() if v) + "\n")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    results: dict[str, Any] = {"device": name, "date": f"{datetime.now():%Y-%m-%d}", **versions()}
+    say(f"# Serving: {name}\n\n" + ", ".join(f"{k} {v}" for k, v in results.items() if v) + "\n")
     with torch.no_grad():
         results |= rates(device, sizes.copied)
         model = build(small_config() if args.quick else config_8b(), device)
@@ -74,19 +191,20 @@ def main(argv: list[str] | None = None) -> int:
         say("| way | batch | ms per token | share of bound | the same, embedding counted | off the eager logits | s |")
         say("|---|---|---|---|---|---|---|")
         results["decode"] = []
-        references: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        references: dict[int, Found] = {}
         for way, batch in turns:
             with attempt(f"{way}, batch {batch}", deadline):
                 prompt_BT = texts(model, batch, sizes.prompt, device)
                 if batch not in references:
-                    references[batch] = decode(eager(model, prompt_BT, sizes), CHECKED, device)[1]
-                began = time.monotonic()
-                row = {"way": way, "batch": batch, **measure(WAYS[way], model, prompt_BT, sizes, references[batch])}
+                    references[batch] = decode(Stepped().start(model, prompt_BT, sizes), CHECKED, device)[1]
+                began, how = time.monotonic(), WAYS[way]
+                seconds, found = how.measure(model, prompt_BT, sizes)
+                row = {"way": way, "batch": batch, "ms": 1000 * seconds, **difference(found, references[batch])}
                 row["seconds"] = time.monotonic() - began  # compiling included
                 report(row, results)
                 results["decode"].append(row)
-                if args.kernels and not isinstance(WAYS[way], Generate):
-                    list_kernels(WAYS[way](model, prompt_BT, sizes), device)
+                if args.kernels and isinstance(how, Stepped):
+                    list_kernels(how.start(model, prompt_BT, sizes), device)
             release(device)
     print(json.dumps(results, default=str))
     return 0
@@ -198,26 +316,10 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def device_name(device: torch.device) -> str:
-    """What the figures hold for."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-
-
 # --- measurements ----------------------------------------------------------------------------------------------------
 
 
-def measure(way: Any, model: LlambaForCausalLM, prompt_BT: Tensor, sizes: Sizes, reference: list) -> dict[str, Any]:
-    """Milliseconds per token of one way of decoding, and how far its logits are from the eager model's."""
-    device = prompt_BT.device
-    if isinstance(way, Generate):
-        way(model, prompt_BT, sizes)  # compiles
-        seen, found = way(model, prompt_BT, sizes)
-        return {"ms": 1000 * (seen[-1] - seen[CHECKED]) / (len(seen) - 1 - CHECKED), **difference(found, reference)}
-    started, found, _ = decode(way(model, prompt_BT, sizes), CHECKED, device)
-    return {"ms": 1000 * decode(started, sizes.new, device)[2], **difference(found, reference)}
-
-
-def difference(found: list[tuple[Tensor, Tensor]], reference: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
+def difference(found: Found, reference: Found) -> dict[str, Any]:
     """Greatest relative error of the logits, up to the first token that differs, and how many tokens those are."""
     worst, compared = 0.0, 0
     for (token_B1, logits_BV), (expected_B1, expected_BV) in zip(found, reference, strict=True):
@@ -239,7 +341,7 @@ def report(row: dict[str, Any], results: dict[str, Any]) -> None:
 def prefill(model: LlambaForCausalLM, sizes: Sizes, device: torch.device) -> dict[str, float]:
     """Tokens per second of reading a prompt into an empty cache, as `generate` does."""
     prompt_BT = texts(model, 1, sizes.prompt, device)
-    seconds = median(timed(lambda: filled(model, new_cache(model.config), prompt_BT), device, 3))
+    seconds = median(timed(lambda: read_prompt(model, prompt_BT, new_cache(model.config)), device, 3))
     say(f"Prefill: {sizes.prompt} tokens in {1000 * seconds:.1f} ms, {sizes.prompt / seconds:,.0f} tokens/s.\n")
     return {"tokens": sizes.prompt, "seconds": seconds}
 
@@ -255,11 +357,11 @@ def memory(model: LlambaForCausalLM, sizes: Sizes, device: torch.device) -> dict
         before = torch.cuda.memory_allocated(device) if on_gpu else 0
         cache = new_cache(config)
         for piece_BT in texts(model, 1, context, device).split(1024, 1):
-            first_B1 = filled(model, cache, piece_BT)
+            first_B1 = read_prompt(model, piece_BT, cache).argmax(-1, keepdim=True)
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(device)
         decode((first_B1, lambda tokens_B1, cache=cache: run_step(model, tokens_B1, cache)), 8, device)
-        held.append(sum(tensor.nbytes for tensor in state_tensors(cache)))
+        held.append(sum(tensor.nbytes for layer in cache.layers for tensor in states(layer)))
         peak.append(torch.cuda.max_memory_allocated(device) - before if on_gpu else held[-1])
         del cache
     more = sizes.contexts[1] - sizes.contexts[0]
@@ -272,7 +374,12 @@ def memory(model: LlambaForCausalLM, sizes: Sizes, device: torch.device) -> dict
     return {"key_bytes_per_token": keys, "cache_bytes": held, "peak_bytes": peak}
 
 
-def list_kernels(started: tuple[Tensor, Any], device: torch.device, steps: int = 4) -> None:
+def states(layer: Any) -> list[Tensor]:
+    """What a layer of a cache keeps of the text."""
+    return [layer.keys, layer.values] if hasattr(layer, "keys") else [layer.conv_states[0], layer.recurrent_states[0]]
+
+
+def list_kernels(started: tuple[Tensor, Step], device: torch.device, steps: int = 4) -> None:
     """Print what runs for a token, that which takes longest first."""
     (token_B1, step), _, _ = decode(started, 8, device)
     on_gpu = device.type == "cuda"

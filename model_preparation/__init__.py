@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model_preparation.checkpoint import load_model
+    from model_preparation.checkpoints.info import load_model
     from model_preparation.modelscope_utils import get_model_modelscope
 
 __all__ = ["get_model_modelscope", "load_model"]
@@ -18,7 +18,7 @@ __all__ = ["get_model_modelscope", "load_model"]
 def __getattr__(name: str) -> Any:
     """Import what is asked for only then: `import torch` itself imports this package (see saved_model.py)."""
     if name == "load_model":
-        from model_preparation.checkpoint import load_model
+        from model_preparation.checkpoints.info import load_model
 
         return load_model
     if name == "get_model_modelscope":

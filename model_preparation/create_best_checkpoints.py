@@ -21,7 +21,7 @@ if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation.entry import Parser, run_tool
-from model_preparation.checkpoint import read_info
+from model_preparation.checkpoints.info import read_info
 from model_preparation.create_replaced_model_checkpoint import donor_folder
 from model_preparation.create_replaced_model_checkpoint import main as create
 from model_preparation.sources import add_pair_options, chosen_pair, default_layers_dir, locate

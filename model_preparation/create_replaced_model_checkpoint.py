@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with reading_ahead(base):
         import torch
 
-        from model_preparation.recipe import Recipe
-        from model_preparation.writing import create
+        from model_preparation.checkpoints.recipe import Recipe
+        from model_preparation.checkpoints.writing import create
     recipe = Recipe(
         pair=pair,
         base=base,

@@ -104,8 +104,9 @@ class Decoder:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # of the compiler and what it calls, whose errors are of many kinds
-            told = f"the decoding of a token cannot be compiled here ({one_line(error)})"
-            raise CompilationError(f"{told}; decode without compiling") from error
+            why = one_line(error).partition(" Set TORCHDYNAMO_VERBOSE")[0]  # advice for those who work on torch
+            told = f"the decoding of a token cannot be compiled here ({why}); decode without compiling"
+            raise CompilationError(told) from error
 
     def generate(self, prompt_BT: Tensor, *, streamer: BaseStreamer | None = None, **options: Any) -> Tensor:
         """As `model.generate`; tokens reach the streamer while the next one is computed.
@@ -133,12 +134,10 @@ class Decoder:
         stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
         streamer: BaseStreamer | None = None,
-        attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        **unused: Any,
+        **model_inputs: Any,  # `generate` prepares those only that a loop does not name
     ) -> Tensor:
         """The loop; its arguments are those that `generate` gives to its own."""
-        _refuse(generation_config, attention_mask, past_key_values)
+        _refuse(generation_config, model_inputs.get("attention_mask"), model_inputs.get("past_key_values"))
         text_BT, longest = input_ids, generation_config.max_length
         cache = self._empty_cache(len(text_BT), longest)
         padding, samples = generation_config._pad_token_tensor, generation_config.do_sample

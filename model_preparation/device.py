@@ -16,7 +16,7 @@ from evaluation.errors import EvaluationError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from model_preparation.checkpoint import CheckpointInfo
+    from model_preparation.checkpoints.info import CheckpointInfo
     from models.modeling_llamba import LlambaForCausalLM
 
 
@@ -71,7 +71,7 @@ def load_on(device: Device, folder: Path, info: CheckpointInfo) -> tuple[LlambaF
         EvaluationError: it has not.
         ModelError: a file of the checkpoint is missing or damaged.
     """
-    from model_preparation.checkpoint import load_model
+    from model_preparation.checkpoints.info import load_model
 
     _require_memory(device, info.num_parameters, info.dtype)
     with memory_errors_named(device.name, "loading the weights", "give another --gpu, or --gpu cpu"):

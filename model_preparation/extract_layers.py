@@ -114,7 +114,6 @@ def extract(
     with writing_beside("layers") as writers:
         for path, tensors in left.items():
             writers.start(sum(tensor.nbytes for tensor in tensors.values()), _writer(path, tensors, metadata))
-        _check_config(donor)
         writers.finish()
     there = len(layers) - len(left)
     print(f"{len(left)} layers written to {output_dir}, {there} were there and right", file=sys.stderr)
@@ -142,13 +141,6 @@ def _writer(
         return record
 
     return write
-
-
-def _check_config(donor: Path) -> None:
-    """Check the values of the donor's configuration; it takes seconds of imports, so layers are under way meanwhile."""
-    from models.loading import read_llama_config
-
-    read_llama_config(donor)
 
 
 def verify(output_dir: Path) -> int:

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     if arguments.seed is not None and not arguments.temperature and arguments.top_p is None:
         raise ModelError(f"--seed {arguments.seed} is about chance; give --temperature or --top_p as well")
-    from model_preparation.checkpoint import read_info
+    from model_preparation.checkpoints.info import read_info
     from model_preparation.device import Device, load_on
     from model_preparation.talking import Sampling
 

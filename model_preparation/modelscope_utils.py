@@ -73,7 +73,7 @@ def get_model_modelscope(
     Raises:
         ModelError: nothing is known by that name, or it cannot be had.
     """
-    from model_preparation.checkpoint import load_tokenizer, stored_dtype
+    from model_preparation.checkpoints.info import load_tokenizer, stored_dtype
     from model_preparation.saved_model import follow_layers
     from models.hybrid import load_hybrid
     from models.loading import load_base

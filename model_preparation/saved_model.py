@@ -138,7 +138,7 @@ def follow_layers(model: LlambaForCausalLM, attention_cfg: Mapping[str, Any] | N
     """
     from functools import partial
 
-    from model_preparation.state_layers import take_on_layers
+    from model_preparation.checkpoints.state_layers import take_on_layers
 
     model.register_load_state_dict_pre_hook(partial(take_on_layers, known_cfg=attention_cfg))
     return model

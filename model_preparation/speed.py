@@ -146,13 +146,13 @@ def _timed_decoding(model: LlambaForCausalLM, tokens: int, decoder: Decoder | No
     """Tokens that come in a second, from the first one on."""
     settings = Sampling(max_new_tokens=tokens).settings(model.generation_config)
     settings.min_new_tokens = tokens  # no token ends the text
-    clock = _Clock()
+    clock = Clock()
     generate(model, _prompt(model, SHORT), settings, clock, decoder)
     _, first, *_, last = clock.times  # the prompt is told to the clock, too
     return (tokens - 1) / (last - first)
 
 
-class _Clock(BaseStreamer):
+class Clock(BaseStreamer):
     """Notes when each token comes."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import pickle
+import os
 import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -55,7 +55,7 @@ class StoredTensor:
     dtype: torch.dtype
     shape: tuple[int, ...]
     offset: int | None
-    """Where its bytes begin in the file; None where they do not lie there in one piece."""
+    """Where its bytes begin in a safetensors file; None in a pickled one, which PyTorch maps."""
     cast: torch.dtype | None = None
     """The dtype in which it is to be written, where that is another one."""
 
@@ -85,7 +85,7 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
         raise ModelError(f"{path} is missing; download or extract it again")
     if path.suffix == ".safetensors":
         return _in_safetensors(path)
-    return _in_archive(path) if zipfile.is_zipfile(path) else _in_memory(path)
+    return _pickled(path)
 
 
 def find_tensors(files: Mapping[str, tuple[str, Path]]) -> dict[str, StoredTensor]:
@@ -122,31 +122,7 @@ def _in_safetensors(path: Path) -> dict[str, StoredTensor]:
         raise _damaged(path, error) from error
 
 
-def _in_archive(path: Path) -> dict[str, StoredTensor]:
-    """Of what `torch.save` wrote: tensors that take no memory say where in the file their bytes are."""
-    from torch._subclasses.fake_tensor import FakeTensorMode  # as PyTorch's notes on serialization have it
-
-    try:
-        with FakeTensorMode():
-            values = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(values, Mapping):
-            raise ValueError("not a dictionary of tensors")
-        found = {}
-        for name, value in values.items():
-            if not isinstance(value, torch.Tensor):
-                raise ValueError(f"{name} is no tensor")
-            begin: int | None = getattr(value.untyped_storage(), "_checkpoint_offset", None)
-            offset = None
-            if begin is not None and value.is_contiguous():
-                offset = begin + int(value.storage_offset()) * value.element_size()
-            found[str(name)] = StoredTensor(path, str(name), value.dtype, tuple(value.shape), offset)
-        return found
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise _damaged(path, error) from error
-
-
-def _in_memory(path: Path) -> dict[str, StoredTensor]:
-    """Of a file in PyTorch's format before 1.6, which can only be read whole."""
+def _pickled(path: Path) -> dict[str, StoredTensor]:
     with WeightFile(path) as weights:
         return {n: StoredTensor(path, n, weights[n].dtype, tuple(weights[n].shape), None) for n in weights.names}
 
@@ -197,17 +173,15 @@ def write_archive(
         path: of the new file.
         tensors: where each comes from.
         advance: as in `write_safetensors`.
-        wrap: gets tensors without memory by name; returns the object to write.
+        wrap: gets tensors of no meaning by name; returns the object to write.
 
     Raises:
         ModelError, OSError: as `write_safetensors`.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     distinct = list(dict.fromkeys(tensors.values()))
-    with FakeTensorMode():
-        empty = {tensor: torch.empty(tensor.shape, dtype=tensor.written_dtype) for tensor in distinct}
-    with torch.serialization.skip_data(materialize_fake_tensors=True), path.open("wb") as file:
+    # Memory that is never written to is never given out, so these tensors cost only addresses.
+    empty = {tensor: torch.empty(tensor.shape, dtype=tensor.written_dtype) for tensor in distinct}
+    with torch.serialization.skip_data(), path.open("wb") as file:
         torch.save(wrap({name: empty[tensor] for name, tensor in tensors.items()}), file)
     records = _records(path)
     if [size for _, size in records] != [tensor.nbytes for tensor in distinct]:
@@ -278,6 +252,7 @@ class _Sources:
             if self._file is not None:
                 self._file.close()
             self._file = path.open("rb", buffering=0)
+            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         self._file.seek(offset)
         while size:
             count = self._file.readinto(self._buffer[: min(size, _CHUNK)])  # type: ignore[attr-defined]

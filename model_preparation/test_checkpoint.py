@@ -18,7 +18,7 @@ if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation.entry import Parser
-from model_preparation.checkpoint import read_info
+from model_preparation.checkpoints.info import read_info
 from model_preparation.options import add_device_options, positive
 from models.errors import ModelError
 from models.pairs import Pair, get_pair
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     if not arguments.full_eval and (arguments.limit is not None or arguments.tasks or arguments.mmlu_dir):
         raise ModelError("--limit, --tasks and --mmlu-dir are about --full_eval; give that as well")
-    from model_preparation.checkpoint_files import check_agree, check_numbers, check_there, verify
+    from model_preparation.checkpoints.verification import check_agree, check_numbers, check_there, verify
     from model_preparation.device import Device, load_on
     from model_preparation.speed import measure
 

@@ -78,8 +78,9 @@ def writing_beside(what: str) -> Iterator[Writers]:
     import torch
     from tqdm import tqdm
 
-    threads = torch.get_num_threads()
+    threads, interval = torch.get_num_threads(), sys.getswitchinterval()
     torch.set_num_threads(1)  # PyTorch's own threads, beside those that write, would wait by spinning
+    sys.setswitchinterval(1e-4)  # a caller that imports would else hold each of the writers' many calls up for 5 ms
     bar: Any = tqdm(total=0, unit="B", unit_scale=True, desc=what, disable=not sys.stderr.isatty())
     try:
         with bar, ThreadPoolExecutor(min(_WRITERS, os.cpu_count() or 1)) as pool:
@@ -90,6 +91,7 @@ def writing_beside(what: str) -> Iterator[Writers]:
                 writers.stop()
     finally:
         torch.set_num_threads(threads)
+        sys.setswitchinterval(interval)
 
 
 @contextmanager

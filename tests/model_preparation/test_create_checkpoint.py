@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from model_preparation import load_model, writing
+from model_preparation import load_model
+from model_preparation.checkpoints import writing
 from model_preparation.create_replaced_model_checkpoint import main
 from models.hybrid import HybridPair
 

@@ -90,6 +90,24 @@ def contexts(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+@pytest.mark.parametrize("options", [[], ["--temperature", "5", "--seed", "3"]])
+def test_compiled_decoding_says_the_same(
+    options: list[str], checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from model_preparation import decoding
+
+    def chat(*more: str) -> list[str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO("word7\nword9\n"))
+        return talk(checkpoint, capsys, "--chat", *options, *more)[0]
+
+    expected, compile_step = chat(), decoding.compile_step
+    torch._dynamo.reset()
+    monkeypatch.setattr(decoding, "compile_step", lambda **_: compile_step(backend="eager"))
+    assert chat("--compile") == expected
+    assert len(expected) == 2
+    torch._dynamo.reset()
+
+
 def test_a_conversation_is_one_text_where_there_is_no_template(
     contexts: list[str], checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

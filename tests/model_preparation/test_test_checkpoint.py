@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,7 +81,7 @@ def test_a_quick_test_tells_speed_and_memory(checkpoint: Path, capsys: pytest.Ca
     assert told["dtype"] == "bfloat16"
     assert speed["weights_bytes"] == 2 * told["parameters"]
     assert speed["weights_bytes"] < speed["peak_memory_bytes"] < 1 << 36
-    assert speed["cache"] == "dynamic"
+    assert speed["compile_seconds"] is None  # on a CPU
     # Both were really run, in the time that the test took.
     assert speed["prompt_tokens"] / speed["prefill_tokens_per_second"] < seconds
     assert speed["new_tokens"] / speed["decode_tokens_per_second"] < seconds
@@ -91,22 +90,32 @@ def test_a_quick_test_tells_speed_and_memory(checkpoint: Path, capsys: pytest.Ca
     assert [words[0] for words in table] == ["prefill", "decode", "memory"]
 
 
-def test_decoding_without_a_static_cache_is_measured_where_that_does_not_work(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_decoding_is_measured_compiled_where_that_works(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from model_preparation import speed
+    from model_preparation import decoding
+    from model_preparation.speed import measure
 
-    def decoding(model: Any, tokens: int, cache: str | None) -> float:
-        if cache:
-            raise ValueError("no graph\nfor you")
-        return 2.5
+    def without_compiler(*_: Any) -> None:
+        raise OSError("no gcc\nfor you")
 
-    monkeypatch.setattr(speed, "_timed_decoding", decoding)
-    on_gpu = SimpleNamespace(device=torch.device("cuda"))
-    assert speed._decode(on_gpu) == (25, 2.5, "dynamic")  # as many as fit into ten seconds
-    assert "decoding with a static cache does not work here: no graph for you" in capsys.readouterr().err
-    monkeypatch.setattr(speed, "_timed_decoding", lambda model, tokens, cache: 100.0)
-    assert speed._decode(on_gpu) == (64, 100.0, "static")
+    def with_backend(backend: Any) -> None:
+        torch._dynamo.reset()
+        monkeypatch.setattr(decoding, "compile_step", lambda **_: compile_step(backend=backend))
+
+    compile_step, model = decoding.compile_step, load_model(checkpoint)[0]
+    with_backend("eager")
+    speed = measure(model, compiled=True)
+    assert speed.new_tokens == 64
+    assert speed.compile_seconds is not None
+    assert f"64 tokens, compiled in {speed.compile_seconds:.0f} s" in speed.table("cpu")
+    assert "compiling the decoding of texts of up to 96 tokens" in capsys.readouterr().err
+    with_backend(without_compiler)
+    speed = measure(model, compiled=True)
+    assert speed.compile_seconds is None
+    assert speed.decode_tokens_per_second > 0
+    assert "cannot be compiled here" in capsys.readouterr().err
+    torch._dynamo.reset()
 
 
 def test_checkpoints_without_pickled_files_are_whole(

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from evaluation.entry import run_tool
-from model_preparation import load_model, tensor_stream, writing
+from model_preparation import load_model, tensor_stream
+from model_preparation.checkpoints import writing
 from model_preparation.create_replaced_model_checkpoint import main
 from models.errors import ModelError
 from models.hybrid import HybridPair
@@ -111,7 +112,7 @@ def test_what_was_begun_of_another_recipe_is_not_mixed_in(
 def test_two_runs_of_one_checkpoint_do_not_meet(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from model_preparation.unfinished import unfinished_folder
+    from model_preparation.checkpoints.unfinished import unfinished_folder
 
     with unfinished_folder(tmp_path / "made", {}, force=False, resume=False):
         line = refused([*command, "--output_dir", str(tmp_path / "made"), "--layers", "1"], capsys)
@@ -132,7 +133,7 @@ def test_an_interruption_leaves_what_was_there(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from model_preparation import writing
+from model_preparation.checkpoints import writing
 from model_preparation.create_replaced_model_checkpoint import main
 
 written = writing.write_archive

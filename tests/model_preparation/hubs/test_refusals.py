@@ -9,8 +9,8 @@ import pytest
 from huggingface_hub import constants
 
 from model_preparation import hubs
-from model_preparation.from_huggingface import HuggingFace
-from model_preparation.from_modelscope import ModelScope
+from model_preparation.hubs.huggingface import HuggingFace
+from model_preparation.hubs.modelscope import ModelScope
 from models.errors import ModelError
 from models.pairs import HubModel
 from tests.model_preparation.hub_server import HubServer

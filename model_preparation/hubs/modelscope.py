@@ -12,7 +12,7 @@ from modelscope.hub import errors
 from modelscope_hub import FileDownloadError, get_default_config
 from requests import HTTPError
 
-from model_preparation.hub import UNFINISHED, Hub, HubFile, brief
+from model_preparation.hubs.base import UNFINISHED, Hub, HubFile, brief
 from models.pairs import HubModel
 
 

@@ -12,7 +12,7 @@ from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from model_preparation.files import sha256
-from model_preparation.hub import UNFINISHED, Hub, HubError, HubFile, brief
+from model_preparation.hubs.base import UNFINISHED, Hub, HubError, HubFile, brief
 from models.pairs import PAIRS, HubModel
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -14,14 +14,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_preparation.checkpoint import FORMAT, CheckpointInfo, load_tokenizer
+from model_preparation.checkpoints.info import FORMAT, CheckpointInfo, load_tokenizer
+from model_preparation.checkpoints.recipe import Ingredients, Recipe, check, gather, verify
+from model_preparation.checkpoints.unfinished import Unfinished, unfinished_folder
 from model_preparation.files import INFO, disk_errors_named, refuse_existing, require_space, sha256, share, write_json
 from model_preparation.hubs import revision_of
-from model_preparation.recipe import Ingredients, Recipe, check, gather
 from model_preparation.saved_model import labelled, whole
 from model_preparation.sources import source_name, tool_version
 from model_preparation.tensor_stream import StoredTensor, write_archive, write_safetensors
-from model_preparation.unfinished import Unfinished, unfinished_folder
 from model_preparation.writers import Advance, Writers, writing_beside
 from models.errors import ModelError
 
@@ -77,6 +77,8 @@ def create(
         with writing_beside("weights") as writers:
             for name in shards.keys() - work.done.keys():
                 _start(writers, work, name, shards[name], write_safetensors)
+            for path, digest in parts.checksums.items():
+                writers.start(0, partial(_verify, path, digest))
             config = check(parts)  # takes seconds of imports, in which the weights are well under way
             tokenizer = load_tokenizer(recipe.base, recipe.donor)
             generation = _generation_config(config, tokenizer, recipe.base, recipe.donor)
@@ -91,6 +93,11 @@ def create(
         _write_texts(work.path, info, recipe, target.name)
         share(work.path)
     return info
+
+
+def _verify(path: Path, digest: str, advance: Advance) -> Callable[[], None]:
+    verify(path, digest)
+    return lambda: None
 
 
 def _start(
@@ -270,7 +277,7 @@ def _command(parts: Ingredients, formats: Sequence[str]) -> str:
 
 
 def _write_texts(folder: Path, info: CheckpointInfo, recipe: Recipe, name: str) -> None:
-    from model_preparation.texts import model_card, read_me
+    from model_preparation.checkpoints.texts import model_card, read_me
 
     write_json(folder / INFO, asdict(info))
     (folder / "README.md").write_text(model_card(info, name, recipe.pair), encoding="utf-8")

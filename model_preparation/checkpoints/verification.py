@@ -13,7 +13,7 @@ from model_preparation.sources import tokenizer_folders
 from models.errors import ModelError
 
 if TYPE_CHECKING:
-    from model_preparation.checkpoint import CheckpointInfo
+    from model_preparation.checkpoints.info import CheckpointInfo
     from models.modeling_llamba import LlambaForCausalLM
 
 WHOLE, STATE = "model.pt", "model_state_dict.pt"

@@ -56,6 +56,8 @@ class Ingredients:
     tensors: dict[str, StoredTensor]
     """Of the hybrid by name, from the embedding to the head; tied names share one."""
     dtype: torch.dtype
+    checksums: dict[Path, str]
+    """SHA-256 that files should have, for `verify`."""
     base_fingerprint: str
     donor_fingerprint: str
     donor_revision: str | None
@@ -78,7 +80,7 @@ class Ingredients:
 
 
 def gather(recipe: Recipe) -> Ingredients:
-    """Find the tensors of a hybrid; reads headers, and the layer files that are used once.
+    """Find the tensors of a hybrid; reads headers only.
 
     Raises:
         ModelError: layers out of range, repeated or none; files missing, damaged or of another donor.
@@ -106,10 +108,24 @@ def gather(recipe: Recipe) -> Ingredients:
         layers=layers,
         tensors={name: replace(t, cast=None if t.dtype == dtype else dtype) for name, t in tensors.items()},
         dtype=dtype,
+        checksums=donor.checksums(layers),
         base_fingerprint=fingerprint(recipe.base),
         donor_fingerprint=donor.fingerprint,
         donor_revision=donor.revision,
     )
+
+
+def verify(path: Path, digest: str) -> None:
+    """Read an extracted layer's file and check that it is what was written.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if sha256(path) != digest:
+        raise ModelError(
+            f"{path} is damaged: it is not what {METADATA} says was written; "
+            "run extract_layers.py again, which writes just what is wrong"
+        )
 
 
 def check(parts: Ingredients) -> LlambaConfig:
@@ -163,14 +179,12 @@ class _Donor:
         """The tensors of one layer under their names in it."""
         if not self._is_extracted:
             return find_tensors(donor_layer_files(self._folder, i))
-        path = layer_file(self._folder, i)
-        entry = self._metadata.get("files", {}).get(path.name)
-        if entry and sha256(path) != entry["sha256"]:
-            raise ModelError(
-                f"{path} is damaged: it is not what {METADATA} says was written; "
-                "run extract_layers.py again, which writes just what is wrong"
-            )
-        return stored_tensors(path)
+        return stored_tensors(layer_file(self._folder, i))
+
+    def checksums(self, layers: tuple[int, ...]) -> dict[Path, str]:
+        """SHA-256 of the layer files, as far as they are on record."""
+        files, paths = self._metadata.get("files", {}), [layer_file(self._folder, i) for i in layers]
+        return {path: files[path.name]["sha256"] for path in paths if path.name in files}
 
     def _require(self, path: Path) -> None:
         if not path.is_file():

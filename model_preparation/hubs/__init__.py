@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from model_preparation.files import require_space
-from model_preparation.hub import Hub, HubError, HubFile
+from model_preparation.hubs.base import Hub, HubError, HubFile
 from models.errors import ModelError
 from models.pairs import HubModel
 
@@ -79,10 +79,10 @@ def revision_of(folder: Path) -> str | None:
 def _hub(model: HubModel) -> Hub:
     # Late, because ModelScope's library takes seconds to import.
     if model.hub == "modelscope":
-        from model_preparation.from_modelscope import ModelScope
+        from model_preparation.hubs.modelscope import ModelScope
 
         return ModelScope(model)
-    from model_preparation.from_huggingface import HuggingFace
+    from model_preparation.hubs.huggingface import HuggingFace
 
     return HuggingFace(model)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 if TYPE_CHECKING:
-    from model_preparation.checkpoint import CheckpointInfo
+    from model_preparation.checkpoints.info import CheckpointInfo
     from models.pairs import Pair
 
 _README_TXT = """\
@@ -167,8 +167,8 @@ def _scores(info: CheckpointInfo) -> str:
     if info.score is not None:
         score = info.score
         lines.append(
-            f"Accuracy on {score['questions']} questions of {'+'.join(score['tasks'])}{_how_asked(score)}, by which the "
-            f"search chose: {score['accuracy']:.4f} +- {score['standard_error']:.4f} (one standard error)."
+            f"Accuracy on {score['questions']} questions of {'+'.join(score['tasks'])}{_how_asked(score)}, by which "
+            f"the search chose: {score['accuracy']:.4f} +- {score['standard_error']:.4f} (one standard error)."
         )
         if score.get("holdout_accuracy") is not None:
             error = score.get("holdout_standard_error")
