@@ -111,14 +111,25 @@ def run(command: list[str]) -> Timing:
     """Run one command on the CPU."""
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     began = time.perf_counter()
+    peak = 0
     with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        while process.poll() is None:
+            peak = max(peak, peak_bytes(process.pid))
+            time.sleep(0.02)
     seconds = time.perf_counter() - began
     os.sync()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return Timing(seconds, time.perf_counter() - began, usage.ru_maxrss * 1024)
+    return Timing(seconds, time.perf_counter() - began, peak)
+
+
+def peak_bytes(process: int) -> int:
+    """Largest resident size of a process until now; what `wait4` tells includes that of the process it came from."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
 def forget(folder: Path) -> None:
