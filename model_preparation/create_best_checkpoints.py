@@ -22,6 +22,7 @@ if not __package__:  # run as a file: the project is the folder above
 
 from evaluation.entry import Parser, run_tool
 from model_preparation.checkpoints.info import read_info
+from model_preparation.checkpoints.verification import check_there
 from model_preparation.create_replaced_model_checkpoint import donor_folder
 from model_preparation.create_replaced_model_checkpoint import main as create
 from model_preparation.sources import add_pair_options, chosen_pair, default_layers_dir, locate
@@ -34,8 +35,8 @@ examples:
   ./create_best_checkpoints.sh --pair llamba-8b --formats safetensors --output_dir /data/checkpoints
   ./create_best_checkpoints.sh --from-result ../results/real_1/search_result_1.json
 
-Each goes to DIR/<base>_replaced_<layers>, such as llamba_replaced_11_13_17_21. One that is there is kept. Where one
-cannot be made the others still are, and the exit status is 1.
+Each goes to DIR/<base>_replaced_<layers>, such as llamba_replaced_11_13_17_21. One that is there is kept, if it is of
+that base and has the formats. Where one cannot be made the others still are, and the exit status is 1.
 
 Settings of the shell script (config.sh; the environment wins): PAIR BASE DONOR PYTHON CONDA_ENV VENV TORCH_INDEX_URL
 """
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for one in wanted:
         name = f"{folder_name(pair)}_replaced_{'_'.join(map(str, one.layers))}"
         target = arguments.output_dir / name
-        if not arguments.force and _is_there(target, pair, one.layers):
+        if not arguments.force and _is_there(target, pair, one.layers, arguments.formats):
             names["kept"].append(name)
             continue
         code = run_tool(name, create, [*shared, *one.options, "--output_dir", str(target)])
@@ -97,16 +98,36 @@ def _fetch(pair: Pair, wanted: Sequence[Wanted]) -> Path:
     return folder if is_there else locate(pair, "donor")
 
 
-def _is_there(target: Path, pair: Pair, layers: tuple[int, ...]) -> bool:
-    """Whether the folder is that very checkpoint; the tool that makes it refuses to replace anything else."""
+def _is_there(target: Path, pair: Pair, layers: tuple[int, ...], formats: str | None) -> bool:
+    """Whether the folder is that very checkpoint, whole; the tool that makes it refuses to replace anything else."""
     try:
         info = read_info(target)
-    except ModelError:
+        if (info.pair, tuple(info.replaced_layers)) != (pair.name, layers):
+            return False
+        check_there(target, info)
+    except ModelError as error:
+        if target.exists():
+            print(f"not kept: {error}", file=sys.stderr)
         return False
-    if (info.pair, tuple(info.replaced_layers)) != (pair.name, layers):
+    wanted = {part.strip() for part in (formats or "").split(",") if part.strip()}
+    if lacking := sorted(wanted - set(info.formats)):
+        print(f"not kept: {target} was made without {', '.join(lacking)}", file=sys.stderr)
+        return False
+    if (base := _fingerprint(pair)) not in (None, info.base_fingerprint):
+        print(f"not kept: {target} was made of another base than {pair.base.name} is now ({base})", file=sys.stderr)
         return False
     print(f"{target} is there ({', '.join(info.formats)}); kept", file=sys.stderr)
     return True
+
+
+def _fingerprint(pair: Pair) -> str | None:
+    """Of the base; None where it is not here."""
+    from models.layer_files import fingerprint
+
+    try:
+        return fingerprint(locate(pair, "base", download=False))
+    except ModelError:
+        return None
 
 
 def folder_name(pair: Pair) -> str:

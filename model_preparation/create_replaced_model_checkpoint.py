@@ -45,12 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     layers = tuple(arguments.layers if found is None else found["layers"])
     score = None if found is None else found["score"] | {"tasks": found["tasks"] or list(pair.tasks)}
-    base, donor = locate(pair, "base"), arguments.llama_layers_dir or donor_folder(pair, layers)
+    base = locate(pair, "base")
     with reading_ahead(base):
         import torch
 
         from model_preparation.checkpoints.recipe import Recipe
         from model_preparation.checkpoints.writing import create
+
+        donor = arguments.llama_layers_dir or donor_folder(pair, layers)
     recipe = Recipe(
         pair=pair,
         base=base,
@@ -79,18 +81,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def donor_folder(pair: Pair, layers: Sequence[int]) -> Path:
-    """Where the donor's layers are: extracted, in the usual folder, or else in the donor itself if it is here."""
-    from models.layer_files import layer_file
+    """Where the donor's layers are: extracted, in the usual folder, or else in the donor itself if it is here.
+
+    Layers that were extracted before the donor changed are left alone.
+    """
+    from models.layer_files import fingerprint, layer_file
 
     usual = default_layers_dir()
     metadata = read_metadata(usual)
     mine = metadata.get("pair") == pair.name or metadata.get("source") == pair.donor.name
-    if mine and all(layer_file(usual, i).is_file() for i in layers):
-        return usual
     try:
-        return locate(pair, "donor", download=False)
+        donor = locate(pair, "donor", download=False)
     except ModelError:
         return usual  # where the first missing file will be named, with the command that makes it
+    if not (mine and all(layer_file(usual, i).is_file() for i in layers)):
+        return donor
+    if metadata.get("donor_fingerprint") == fingerprint(donor):
+        return usual
+    print(
+        f"the layers in {usual} are not those of {donor} as it is now and are not used; "
+        "extract_layers.py --force writes them anew",
+        file=sys.stderr,
+    )
+    return donor
 
 
 def read_result(path: Path, rank: int) -> dict[str, Any]:
@@ -119,7 +132,7 @@ def read_result(path: Path, rank: int) -> dict[str, Any]:
         tasks = evaluator.get("tasks") or (["mmlu"] if evaluator.get("mmlu_dir") else [])
         return {
             "layers": [int(layer) for layer in entry["layers"]],
-            "score": score | asked,
+            "score": score | asked | {"versions": _versions(document)},
             "pair": evaluator.get("pair"),
             "tasks": list(tasks),
             "is_limited": (document.get("search") or {}).get("full_limit") is not None,
@@ -132,6 +145,12 @@ def read_result(path: Path, rank: int) -> dict[str, Any]:
         raise ModelError(
             f"{path} is not the result of a search ({type(error).__name__}); give a search_result_*.json"
         ) from error
+
+
+def _versions(document: dict[str, Any]) -> dict[str, str]:
+    """What the search ran with, as far as its result tells; older ones do not."""
+    found = document.get("versions") or {}
+    return {str(name): str(version) for name, version in found.items() if version is not None}
 
 
 def _number(value: Any) -> int | float:

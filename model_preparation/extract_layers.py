@@ -22,8 +22,8 @@ if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation.entry import Parser
-from model_preparation.files import replaced, require_space, sha256, write_json
-from model_preparation.hubs import revision_of
+from model_preparation.files import disk_errors_named, held, replaced, require_space, sha256, write_json
+from model_preparation.hubs import origin, revision_of
 from model_preparation.sources import (
     METADATA,
     add_pair_options,
@@ -102,19 +102,31 @@ def extract(
         "pair": None if pair is None else pair.name,
         "source": str(donor.resolve()) if source is None else source.name,
         "revision": revision_of(donor),
+        "origin": origin(donor),
         "donor_fingerprint": fingerprint(donor),
         "num_layers": depth,
         "config": fields,
         "files": {},
     }
-    files = metadata["files"] = _claim(output_dir, metadata, force)
-    left = {p: tensors for p, tensors in layers.items() if p.name not in files or not _is_right(p, files[p.name])}
-    require_space(output_dir, sum(tensor.nbytes for tensors in left.values() for tensor in tensors.values()))
-    _copy_companions(donor, output_dir)
-    with writing_beside("layers") as writers:
-        for path, tensors in left.items():
-            writers.start(sum(tensor.nbytes for tensor in tensors.values()), _writer(path, tensors, metadata))
-        writers.finish()
+    _check_claim(output_dir, metadata, force)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with held(output_dir), disk_errors_named(output_dir):
+        files = _known(output_dir, metadata, force)
+        left = {p: tensors for p, tensors in layers.items() if p.name not in files or not _is_right(p, files[p.name])}
+        stale = [path for path in _layer_files(output_dir) if path.name not in files]
+        freed = sum(path.stat().st_size for path in stale)
+        require_space(
+            output_dir, sum(tensor.nbytes for tensors in left.values() for tensor in tensors.values()) - freed
+        )
+        for path in stale:
+            path.unlink()
+        metadata["files"] = files
+        write_json(output_dir / METADATA, metadata)
+        _copy_companions(donor, output_dir)
+        with writing_beside("layers") as writers:
+            for path, tensors in left.items():
+                writers.start(sum(tensor.nbytes for tensor in tensors.values()), _writer(path, tensors, metadata))
+            writers.finish()
     there = len(layers) - len(left)
     print(f"{len(left)} layers written to {output_dir}, {there} were there and right", file=sys.stderr)
     return metadata, len(left)
@@ -162,25 +174,37 @@ def verify(output_dir: Path) -> int:
     return len(names)
 
 
-def _claim(output_dir: Path, metadata: dict[str, Any], force: bool) -> dict[str, Any]:
-    """Make the folder this donor's, and return what is known of the layer files in it."""
-    previous = read_metadata(output_dir) if not force else {}
-    present = sorted(output_dir.glob("layer_*.pt"))
-    if previous.get("donor_fingerprint") == metadata["donor_fingerprint"]:
-        return dict(previous["files"])
-    if (previous or present) and not force:
-        whose = f"the layers of {previous['source']}" if previous else "layer files of unknown origin"
-        raise ModelError(
-            f"{output_dir} holds {whose}, not those of {metadata['source']}; "
-            "choose another --output_dir, or replace them with --force"
-        )
-    if not (present or (output_dir / METADATA).is_file()):
-        _refuse_foreign(output_dir)  # with --force, too: it is about layers, not about whatever lies there
-    output_dir.mkdir(parents=True, exist_ok=True)
-    for path in present:
-        path.unlink()
-    write_json(output_dir / METADATA, metadata)
-    return {}
+def _check_claim(output_dir: Path, metadata: dict[str, Any], force: bool) -> None:
+    """Raise ModelError where the folder is not this donor's; `force` is about other layers, not about other files."""
+    if not (_layer_files(output_dir) or (output_dir / METADATA).is_file()):
+        _refuse_foreign(output_dir)
+    elif not force:
+        previous = read_metadata(output_dir)
+        if previous.get("donor_fingerprint") != metadata["donor_fingerprint"]:
+            whose = f"the layers of {previous['source']}" if previous else "layer files of unknown origin"
+            if previous.get("source") == metadata["source"]:
+                whose += " as it was then"
+            raise ModelError(
+                f"{output_dir} holds {whose}, not those of {metadata['source']}; "
+                "choose another --output_dir, or replace them with --force"
+            )
+
+
+def _known(output_dir: Path, metadata: dict[str, Any], force: bool) -> dict[str, Any]:
+    """What is on record of this donor's layers in the folder; with `force` a damaged record counts for nothing."""
+    try:
+        previous = read_metadata(output_dir)
+    except ModelError:
+        if not force:
+            raise
+        previous = {}
+    same = previous.get("donor_fingerprint") == metadata["donor_fingerprint"]
+    return dict(previous["files"]) if same else {}
+
+
+def _layer_files(output_dir: Path) -> list[Path]:
+    """Layer files, and what a killed run left of some."""
+    return sorted([*output_dir.glob("layer_*.pt"), *output_dir.glob(".layer_*.part")])
 
 
 def _refuse_foreign(output_dir: Path) -> None:

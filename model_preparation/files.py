@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -17,15 +19,20 @@ from models.errors import ModelError
 INFO = "checkpoint_info.json"
 """What every checkpoint folder holds."""
 _BLOCK = 1 << 22
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
 def disk_errors_named(path: Path) -> Iterator[None]:
-    """Turn what torch and safetensors make of a full disk back into the OSError it is, naming `path`."""
+    """Have a full disk be an OSError that names `path`, whatever was writing there and whatever it made of it."""
     from safetensors import SafetensorError
 
     try:
         yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
     except (RuntimeError, SafetensorError) as error:
         cause, numbered = error.__context__, re.search(r"\(os error (\d+)\)", str(error))
         if isinstance(cause, OSError) and cause.errno is not None:
@@ -37,17 +44,21 @@ def disk_errors_named(path: Path) -> Iterator[None]:
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
-def save_tensors(value: Any, path: Path) -> None:
-    """`torch.save`, but an error of the disk is an OSError.
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder against other runs; a killed run lets go of it by itself.
 
     Raises:
-        OSError: the file cannot be written.
+        ModelError: another run holds it.
     """
-    import torch
-
-    # Given a path, torch keeps no trace of why a write failed; of a file object it keeps the OSError.
-    with disk_errors_named(path), path.open("wb") as file:
-        torch.save(value, file)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ModelError(f"another run is writing {folder}; wait for it, or choose another --output_dir") from None
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -113,7 +124,7 @@ def take_place(unfinished: Path, target: Path, *, force: bool) -> None:
     if not target.exists():
         os.replace(unfinished, target)
         return
-    old = unfinished.with_suffix(".old")
+    old = _old(target)
     os.replace(target, old)  # a folder that is not empty cannot be replaced in one step
     try:
         os.replace(unfinished, target)
@@ -121,6 +132,20 @@ def take_place(unfinished: Path, target: Path, *, force: bool) -> None:
         os.replace(old, target)
         raise
     shutil.rmtree(old)
+
+
+def restore_place(target: Path) -> None:
+    """Put right what a kill in the midst of `take_place` left: the old folder is there again, or gone for good."""
+    old = _old(target)
+    if old.is_dir():
+        if target.exists():
+            shutil.rmtree(old)
+        else:
+            os.replace(old, target)
+
+
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
 
 
 def umask() -> int:

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ def _answer_each(
     asked = False
     for prompt in arguments.prompt or _lines():
         asked = True
-        print(_MARK + (prompt if prompt.isprintable() else ascii(prompt)), file=sys.stderr, flush=True)
+        _show(prompt)
         yield prompt, answer(model, tokenizer, new_conversation(tokenizer, raw=arguments.raw), prompt, how, decoder)
     if not asked:
         raise ModelError("there is no prompt on stdin; give --prompt TEXT, or one prompt a line")
@@ -126,9 +127,16 @@ def _lines() -> Iterator[str]:
 
 def _turns(first: Sequence[str]) -> Iterator[str]:
     """`first`, then what the user types, up to an empty line or the end."""
-    yield from first
-    lines = _typed() if _is_terminal() else _lines()
-    yield from lines
+    is_typed = _is_terminal()
+    for prompt in first if is_typed else chain(first, _lines()):
+        _show(prompt)
+        yield prompt
+    if is_typed:
+        yield from _typed()
+
+
+def _show(prompt: str) -> None:
+    print(_MARK + (prompt if prompt.isprintable() else ascii(prompt)), file=sys.stderr, flush=True)
 
 
 def _typed() -> Iterator[str]:

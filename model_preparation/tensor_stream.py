@@ -1,7 +1,8 @@
 """Tensors from weight files straight into other weight files, a few megabytes at a time.
 
-No model is built and no tensor is ever whole in memory, so that what is written may be larger than the
-machine's memory. On the way every value is checked to be a number, and the SHA-256 of the new file is taken.
+No model is built and tensors are not whole in memory (but for transposed ones in pickled files), so what is written may
+be larger than the machine's memory. On the way every value is checked to be a number, and the SHA-256 of the new file
+is taken.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class StoredTensor:
     dtype: torch.dtype
     shape: tuple[int, ...]
     offset: int | None
-    """Where its bytes begin in a safetensors file; None in a pickled one, which PyTorch maps."""
+    """Where its bytes begin in the file; None where they do not lie there in order, as those of a transpose."""
     cast: torch.dtype | None = None
     """The dtype in which it is to be written, where that is another one."""
 
@@ -85,7 +86,7 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
         raise ModelError(f"{path} is missing; download or extract it again")
     if path.suffix == ".safetensors":
         return _in_safetensors(path)
-    return _pickled(path)
+    return _in_archive(path)
 
 
 def find_tensors(files: Mapping[str, tuple[str, Path]]) -> dict[str, StoredTensor]:
@@ -122,9 +123,30 @@ def _in_safetensors(path: Path) -> dict[str, StoredTensor]:
         raise _damaged(path, error) from error
 
 
-def _pickled(path: Path) -> dict[str, StoredTensor]:
+def _in_archive(path: Path) -> dict[str, StoredTensor]:
+    """Of what `torch.save` wrote. Mapped, all storages lie in one piece of memory as they lie in the file."""
+    if not zipfile.is_zipfile(path):
+        WeightFile(path)  # says so if it is damaged
+        raise ModelError(
+            f"{path} is in PyTorch's format of before 1.6, which cannot be read piece by piece; "
+            "load it and save it again with torch.save"
+        )
     with WeightFile(path) as weights:
-        return {n: StoredTensor(path, n, weights[n].dtype, tuple(weights[n].shape), None) for n in weights.names}
+        tensors = {name: weights[name] for name in weights.names}
+    places = sorted(tensor.untyped_storage().data_ptr() for tensor in tensors.values() if tensor.numel())
+    records = [offset for offset, size in _records(path) if size]
+    start = places[0] - min(records) if places and records else 0
+    in_one_piece = {place - start for place in places} == set(records)
+    return {
+        name: StoredTensor(
+            path,
+            name,
+            tensor.dtype,
+            tuple(tensor.shape),
+            tensor.data_ptr() - start if in_one_piece and tensor.numel() and tensor.is_contiguous() else None,
+        )
+        for name, tensor in tensors.items()
+    }
 
 
 def _damaged(path: Path, error: BaseException) -> ModelError:

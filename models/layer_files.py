@@ -14,6 +14,7 @@ from typing import Any
 from models.errors import ModelError
 from models.weights import hash_file, read_json, tensor_files
 
+_METADATA = "metadata.json"  # what extract_layers.py writes beside layers, with their SHA-256
 _LAYER_PREFIXES = ("model.layers.", "layers.")  # of LlamaForCausalLM, of a bare LlamaModel
 _NOT_WEIGHTS = ("rotary_emb.inv_freq",)  # derived numbers that old Llama files carry along
 _SHAPELESS = ("transformers_version", "architectures", "auto_map", "_name_or_path", "dtype", "torch_dtype")
@@ -75,7 +76,8 @@ def layer_file(layers_dir: str | Path, i: int) -> Path:
 def fingerprint(folder: str | Path) -> str:
     """16 hex digits that change when a model's weights or shape do, wherever its folder is.
 
-    Takes well under a second for 16 GB: see `weights.hash_file`.
+    Takes well under a second for 16 GB: see `weights.hash_file`. Extracted layers have their SHA-256 on record in
+    metadata.json, which counts as well.
 
     Raises:
         ModelError: The folder holds no readable model or extracted layers.
@@ -85,6 +87,11 @@ def fingerprint(folder: str | Path) -> str:
     for name in _SHAPELESS:
         fields.pop(name, None)
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
-    for path in sorted(folder.glob("layer_*.pt")) or sorted(set(tensor_files(folder).values())):
+    layers = sorted(folder.glob("layer_*.pt"))
+    for path in layers or sorted(set(tensor_files(folder).values())):
         digest.update(hash_file(path))
+    if layers and (folder / _METADATA).is_file():
+        files = read_json(folder / _METADATA).get("files")
+        recorded = {path.name: files.get(path.name) for path in layers} if isinstance(files, dict) else {}
+        digest.update(json.dumps(recorded, sort_keys=True).encode())
     return digest.hexdigest()[:16]

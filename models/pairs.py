@@ -43,8 +43,20 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What is written into files: the id on the first hub, a bundled model's `tiny/base`, or the folder."""
-        return self.hubs[0].id if self.hubs else self.spelling
+        """What is written into files: the id on the first hub, a bundled model's `tiny/base`, or the folder.
+
+        An id has its `@revision`, where one was asked for. It is taken for the same model on either hub.
+        """
+        if not self.hubs:
+            return self.spelling
+        first = self.hubs[0]
+        return f"{first.id}@{first.revision}" if first.revision else first.id
+
+    @property
+    def hub_id(self) -> str | None:
+        """The id by which hubs know it: that on Hugging Face where it has one; None for a folder."""
+        ids = {model.hub: model.id for model in reversed(self.hubs)}
+        return ids.get("huggingface") or ids.get("modelscope")
 
     @classmethod
     def parse(cls, text: str) -> Source:
@@ -53,12 +65,17 @@ class Source:
         Hub ids take `@revision`. `NAME/base` and `NAME/donor` are those of the pair NAME of the zoo.
 
         Raises:
-            ModelError: It is none of these.
+            ModelError: It is none of these, or both the zoo's and a folder here.
         """
+        path = Path(os.path.expanduser(text))
         name, _, role = text.partition("/")
         if role in ("base", "donor") and name in PAIRS:
+            if path.exists():
+                pair = f"the {role} of the pair {name}"
+                raise ModelError(
+                    f"{text!r} is {pair} and also a folder here; write ./{text}, or run elsewhere for {pair}"
+                )
             return PAIRS[name].base if role == "base" else PAIRS[name].donor
-        path = Path(os.path.expanduser(text))
         if text and path.is_dir():
             folder = str(path.resolve())
             return cls(spelling=folder, folder=folder)
@@ -173,14 +190,7 @@ def make_pair(base: str, donor: str) -> Pair:
     Raises:
         ModelError: One of them is neither a folder nor a hub id; says which.
     """
-    sources: dict[Role, Source] = {}
-    named: tuple[tuple[Role, str], ...] = (("base", base), ("donor", donor))
-    for role, text in named:
-        try:
-            sources[role] = Source.parse(text)
-        except ModelError as error:
-            raise ModelError(f"the {role} {error}") from None
-    return _pair_of(sources["base"], sources["donor"])
+    return _pair_of(_parsed("base", base), _parsed("donor", donor))
 
 
 def named_pair(pair: str | None, base: str | None, donor: str | None) -> Pair | None:
@@ -196,7 +206,9 @@ def named_pair(pair: str | None, base: str | None, donor: str | None) -> Pair | 
         raise ModelError(f"the pair {pair} has no part beside another base and donor; leave one of the three out")
     if pair:
         known = get_pair(pair)
-        return make_pair(base or known.base.spelling, donor or known.donor.spelling) if base or donor else known
+        return _pair_of(
+            _parsed("base", base) if base else known.base, _parsed("donor", donor) if donor else known.donor
+        )
     if base and donor:
         return make_pair(base, donor)
     if base or donor:
@@ -215,6 +227,13 @@ def default_pair(gpu_bytes: int) -> Pair:
 
 def _least_gpu(pair: Pair) -> float:
     return float("inf") if pair.default_from_gpu_bytes is None else pair.default_from_gpu_bytes
+
+
+def _parsed(role: Role, text: str) -> Source:
+    try:
+        return Source.parse(text)
+    except ModelError as error:
+        raise ModelError(f"the {role} {error}") from None
 
 
 def _pair_of(base: Source, donor: Source) -> Pair:

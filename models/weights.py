@@ -10,6 +10,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -153,9 +154,9 @@ def _starts_as_zip(path: Path) -> bool:
 def hash_file(path: Path) -> bytes:
     """A digest of a weight file: of all of it where it is small, else of its layout and of samples of it.
 
-    Samples are 4 KiB long: the first, middle and last of every tensor, and 256 places spread over the file; a
-    pickled file carries a checksum of every tensor besides. A changed tensor is all but sure to show, in
-    milliseconds.
+    Samples are 4 KiB long: the first, middle and last of every tensor, and 256 places spread over the file; what
+    `torch.save` wrote carries a checksum of every tensor besides. Other weights are all but sure to show, in
+    milliseconds; of a large file without checksums an edit of a few kilobytes may not.
     """
     size = path.stat().st_size
     digest = hashlib.sha256(f"{path.name} {size}\n".encode())
@@ -173,8 +174,12 @@ def hash_file(path: Path) -> bytes:
                 starts |= {begin + low, begin + (low + high) // 2, begin + max(low, high - _SAMPLE_BYTES)}
         elif zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                for entry in archive.infolist():
+                entries = archive.infolist()
+                for entry in entries:
                     digest.update(f"{entry.filename} {entry.file_size} {entry.CRC}\n".encode())
+                marks = sorted(entry.header_offset for entry in entries)
+                for low, high in pairwise([*marks, archive.start_dir]):
+                    starts |= {low, (low + high) // 2, max(low, high - _SAMPLE_BYTES)}
         for start in sorted(starts):
             file.seek(start)
             digest.update(file.read(_SAMPLE_BYTES))

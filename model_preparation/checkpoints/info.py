@@ -36,7 +36,8 @@ class CheckpointInfo:
     mmlu_score: float | None
     """Accuracy on MMLU, where that is known."""
     score: dict[str, Any] | None
-    """What the search measured: accuracy, standard_error, questions, tasks, num_fewshot, split, holdout_accuracy."""
+    """What the search measured: accuracy, standard_error, questions, tasks, num_fewshot, split, holdout_accuracy,
+    and the versions of the libraries it was measured with."""
     creation_time: str
     description: str
     pair: str
@@ -86,7 +87,7 @@ def load_tokenizer(*folders: Path) -> PreTrainedTokenizerBase:
     for folder in tokenizer_folders(*folders):
         # Given a configuration it does not read config.json, whose auto_map would make it ask about code.
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, config=PreTrainedConfig())
+            tokenizer = AutoTokenizer.from_pretrained(folder, config=PreTrainedConfig(), trust_remote_code=False)
         except Exception as error:  # what a damaged file raises differs by its kind; some is a bare Exception
             raise ModelError(
                 f"the tokenizer in {folder} is damaged ({one_line(error)}); copy it there again"

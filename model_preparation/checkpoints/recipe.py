@@ -40,7 +40,7 @@ class Recipe:
     """Folder of the donor's extracted layers, or of the donor itself."""
     layers: tuple[int, ...]
     dtype: torch.dtype | None = None
-    """Of the checkpoint; None for that of most of the base's values."""
+    """Of the checkpoint; None for that of most values."""
     description: str = ""
     mmlu_score: float | None = None
     score: dict[str, Any] | None = None
@@ -182,9 +182,20 @@ class _Donor:
         return stored_tensors(layer_file(self._folder, i))
 
     def checksums(self, layers: tuple[int, ...]) -> dict[Path, str]:
-        """SHA-256 of the layer files, as far as they are on record."""
-        files, paths = self._metadata.get("files", {}), [layer_file(self._folder, i) for i in layers]
-        return {path: files[path.name]["sha256"] for path in paths if path.name in files}
+        """SHA-256 of the layer files; none where nothing is on record.
+
+        Raises:
+            ModelError: some are on record and one is not.
+        """
+        if not self._metadata:
+            return {}
+        files, paths = self._metadata["files"], [layer_file(self._folder, i) for i in layers]
+        for path in paths:
+            if path.name not in files:
+                raise ModelError(
+                    f"{path} is not in {METADATA}; run extract_layers.py again, which goes on with the rest"
+                )
+        return {path: files[path.name]["sha256"] for path in paths}
 
     def _require(self, path: Path) -> None:
         if not path.is_file():

@@ -54,9 +54,10 @@ From model.pt, in an environment of GA Layer Search (its set-up, or `pip install
      tokenizer = AutoTokenizer.from_pretrained({tokenizer!r})
 
    If torch answers "Weights only load failed ... model_preparation.saved_model.rebuild", GA Layer Search can be
-   imported there but is not installed; then write
+   imported there but is not installed; then write before torch.load
 
-     model = torch.load({model_pt!r}, weights_only=False)""",
+     from model_preparation.saved_model import allow_in_weights_only_load
+     allow_in_weights_only_load()""",
     "": """\
 With GA Layer Search; this needs no unsafe unpickling and runs no code of this folder:
 
@@ -105,15 +106,16 @@ def model_card(info: CheckpointInfo, name: str, pair: Pair) -> str:
     Args:
         info: of the checkpoint.
         name: of the folder.
-        pair: whose licence it is under, and whose tasks its score is about unless the score names its own.
+        pair: whose hub ids and licence go into the card, and whose tasks its score is about unless the score names
+            its own.
     """
     front: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["llamba", "mamba2", "llama", "hybrid", "merge", "custom_code"],
-        "base_model": [info.base_model, info.donor_model],
-        "base_model_relation": "merge",
     }
+    if known := [source.hub_id for source in (pair.base, pair.donor) if source.hub_id]:
+        front |= {"base_model": known, "base_model_relation": "merge"}  # ids only: hubs refuse anything else
     if pair.license:
         front["license"] = pair.license
     if results := _model_index(info, name, pair.tasks):
@@ -124,7 +126,7 @@ def model_card(info: CheckpointInfo, name: str, pair: Pair) -> str:
         f"{_licence(pair)}## Use\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f"model = AutoModelForCausalLM.from_pretrained({name!r}, trust_remote_code=True, dtype='auto')\n"
         f"tokenizer = AutoTokenizer.from_pretrained({name!r}, trust_remote_code=True)\n```\n\n"
-        f"## Origin\n\n{_origin(info)}\n\n"
+        f"## Origin\n\n{_origin(info, pair)}\n\n"
         "README.txt says what each file is and how else it loads; checkpoint_info.json holds the details.\n"
     )
 
@@ -139,10 +141,16 @@ def _summary(info: CheckpointInfo) -> str:
     return f"{info.description}\n\n{text}" if info.description else text
 
 
-def _origin(info: CheckpointInfo) -> str:
+def _origin(info: CheckpointInfo, pair: Pair) -> str:
     """What this was made from and with, as a list."""
-    models = (("Base", info.base_model, info.base_revision), ("Donor", info.donor_model, info.donor_revision))
-    lines = [f"- {role}: {name}" + (f", revision {revision}" if revision else "") for role, name, revision in models]
+    models = (
+        ("Base", pair.base, info.base_model, info.base_revision),
+        ("Donor", pair.donor, info.donor_model, info.donor_revision),
+    )
+    lines = []
+    for role, source, name, commit in models:
+        revision = f", revision {commit or 'unknown'}" if commit or source.hubs else ""
+        lines.append(f"- {role}: {name}{revision}")
     with_ = "".join(f", {library} {version}" for library, version in info.versions.items())
     return "\n".join([*lines, f"- Made by GA Layer Search {info.tool_version}{with_}"])
 
@@ -168,7 +176,8 @@ def _scores(info: CheckpointInfo) -> str:
         score = info.score
         lines.append(
             f"Accuracy on {score['questions']} questions of {'+'.join(score['tasks'])}{_how_asked(score)}, by which "
-            f"the search chose: {score['accuracy']:.4f} +- {score['standard_error']:.4f} (one standard error)."
+            f"the search chose: {score['accuracy']:.4f} +- {score['standard_error']:.4f} (one standard error)"
+            f"{_measured_with(score)}."
         )
         if score.get("holdout_accuracy") is not None:
             error = score.get("holdout_standard_error")
@@ -186,12 +195,20 @@ def _how_asked(score: Mapping[str, Any]) -> str:
     return f" ({', '.join(known)})" if known else ""
 
 
+def _measured_with(score: Mapping[str, Any]) -> str:
+    """What the search ran with, not what made the checkpoint; empty where its result did not tell."""
+    versions = score.get("versions") or {}
+    named = (("GA Layer Search", "ga-layer-search"), ("lm-eval", "lm_eval"))
+    known = [f"{title} {versions[name]}" for title, name in named if name in versions]
+    return f", measured with {' and '.join(known)}" if known else ""
+
+
 def _model_index(info: CheckpointInfo, name: str, tasks: Sequence[str]) -> list[dict[str, Any]]:
     if info.score is not None:
         score = info.score
         value, asked, split = score["accuracy"], list(score["tasks"]), score.get("split")
         how = f"{score['questions']} questions the search chose by{_how_asked(score)}"
-        how += f", standard error {score['standard_error']:.4f}"
+        how += f", standard error {score['standard_error']:.4f}{_measured_with(score)}"
     elif info.mmlu_score is not None:
         value, asked, split, how = info.mmlu_score, ["mmlu"], None, "as given when the checkpoint was made"
     else:
@@ -202,6 +219,5 @@ def _model_index(info: CheckpointInfo, name: str, tasks: Sequence[str]) -> list[
         "task": {"type": "multiple-choice"},
         "dataset": dataset,
         "metrics": [{"type": "accuracy", "name": f"accuracy ({how})", "value": value}],
-        "source": {"name": f"GA Layer Search {info.tool_version}, lm-eval {info.versions.get('lm_eval', 'unknown')}"},
-    }
+    }  # a source would need an address
     return [{"name": name, "results": [result]}]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from model_preparation.files import refuse_existing, sha256, take_place, umask, write_json
+from model_preparation.files import held, refuse_existing, restore_place, sha256, take_place, umask, write_json
 from models.errors import ModelError
 
 _LOG = ".unfinished.json"
@@ -52,52 +51,41 @@ def unfinished_folder(target: Path, plan: Mapping[str, Any], *, force: bool, res
     """A folder beside `target` to fill; it becomes `target` at the end.
 
     What a killed or interrupted run left is gone on with where it was about the same `plan`, and else begun anew.
-    Files on record are kept if the disk fails or the run is stopped, and removed if what was given is wrong.
+    Files on record are kept whatever happens; where there are none, nothing is left.
 
     Args:
         target: The folder to make.
         plan: JSON values; all that shapes the files.
         force: Whether `target` may be replaced.
-        resume: Refuse to throw away what was left of another plan.
+        resume: Refuse to throw away what is left of another plan.
 
     Raises:
         ModelError: `target` exists and not `force`; another run is at work on it; or see `resume`.
     """
-    refuse_existing(target, force=force)
     place = place_of(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     place.mkdir(exist_ok=True)
-    with _held(place):
-        done = _done(place, plan, resume=resume)
-        work = Unfinished(place, plan, done)
+    with held(place):
+        restore_place(target)
         try:
-            _clear(place, keep=done)
+            refuse_existing(target, force=force)
+            work = Unfinished(place, plan, _done(place, plan, resume=resume))
+        except ModelError:
+            if not (place / _LOG).exists():
+                shutil.rmtree(place, ignore_errors=True)
+            raise
+        try:
+            _clear(place, keep=work.done)
             work.save()
             yield work
-            (place / _LOG).unlink()
             take_place(place, target, force=force)
-        except (ModelError, AssertionError):
-            shutil.rmtree(place, ignore_errors=True)
-            raise
+            (target / _LOG).unlink()
         except BaseException:
-            if not work.done:
-                shutil.rmtree(place, ignore_errors=True)
-            else:
+            if work.done:
                 print(f"{len(work.done)} files are whole and kept in {place} for the next run", file=sys.stderr)
+            else:
+                shutil.rmtree(place, ignore_errors=True)
             raise
-
-
-@contextmanager
-def _held(place: Path) -> Iterator[None]:
-    """Hold the folder against other runs; a killed run lets go of it by itself."""
-    descriptor = os.open(place, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise ModelError(f"another run is writing {place}; wait for it, or choose another --output_dir") from None
-    finally:
-        os.close(descriptor)
 
 
 def _done(place: Path, plan: Mapping[str, Any], *, resume: bool) -> dict[str, str]:

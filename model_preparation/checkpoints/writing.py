@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 import shlex
 import sys
@@ -18,9 +20,9 @@ from model_preparation.checkpoints.info import FORMAT, CheckpointInfo, load_toke
 from model_preparation.checkpoints.recipe import Ingredients, Recipe, check, gather, verify
 from model_preparation.checkpoints.unfinished import Unfinished, unfinished_folder
 from model_preparation.files import INFO, disk_errors_named, refuse_existing, require_space, sha256, share, write_json
-from model_preparation.hubs import revision_of
+from model_preparation.hubs import origin, revision_of
 from model_preparation.saved_model import labelled, whole
-from model_preparation.sources import source_name, tool_version
+from model_preparation.sources import read_metadata, source_name, tool_version
 from model_preparation.tensor_stream import StoredTensor, write_archive, write_safetensors
 from model_preparation.writers import Advance, Writers, writing_beside
 from models.errors import ModelError
@@ -54,7 +56,7 @@ def create(
 ) -> CheckpointInfo:
     """Write the checkpoint folder of a hybrid; it appears whole or not at all.
 
-    No model is built: memory stays at a few hundred megabytes whatever the size of the weights.
+    No model is built: memory does not grow with the weights; most of it are PyTorch and transformers themselves.
 
     Args:
         recipe: What to put together.
@@ -71,14 +73,15 @@ def create(
     chosen = _formats(formats, parts.nbytes)
     shards = _shards(parts)
     archives = [name for format_, name in ARCHIVES.items() if format_ in chosen]
-    plan = _plan(parts, [*shards, *archives])
+    plan = _plan(parts, shards, archives)
     with unfinished_folder(target, plan, force=force, resume=resume) as work, disk_errors_named(work.path):
         require_space(work.path, _bytes_left(work, shards, archives, parts.nbytes) + SMALL_FILES)
         with writing_beside("weights") as writers:
-            for name in shards.keys() - work.done.keys():
-                _start(writers, work, name, shards[name], write_safetensors)
-            for path, digest in parts.checksums.items():
+            for path, digest in parts.checksums.items():  # first, as what they read is then at hand to be copied
                 writers.start(0, partial(_verify, path, digest))
+            for name in shards:
+                if name not in work.done:
+                    _start(writers, work, name, shards[name], write_safetensors)
             config = check(parts)  # takes seconds of imports, in which the weights are well under way
             tokenizer = load_tokenizer(recipe.base, recipe.donor)
             generation = _generation_config(config, tokenizer, recipe.base, recipe.donor)
@@ -138,15 +141,20 @@ def _formats(asked: Sequence[str] | None, nbytes: int) -> tuple[str, ...]:
 
 
 def _shards(parts: Ingredients) -> dict[str, dict[str, StoredTensor]]:
-    """Tensors by file, cut as transformers cuts them, in the model's order."""
+    """Tensors by file, in the model's order; as few files as fit, and about as large as each other.
+
+    They are written side by side, and the largest one takes longest.
+    """
+    least = -(-parts.nbytes // SHARD_BYTES)
     shards: list[dict[str, StoredTensor]] = [{}]
-    size = 0
+    size = done = 0
     for name, tensor in parts.distinct.items():
-        if shards[-1] and size + tensor.nbytes > SHARD_BYTES:
+        if shards[-1] and (size + tensor.nbytes > SHARD_BYTES or done >= parts.nbytes * len(shards) / least):
             shards.append({})
             size = 0
         shards[-1][name] = tensor
         size += tensor.nbytes
+        done += tensor.nbytes
     if len(shards) == 1:
         return {"model.safetensors": shards[0]}
     return {f"model-{i:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards, 1)}
@@ -159,8 +167,12 @@ def _write_index(folder: Path, shards: Mapping[str, Mapping[str, StoredTensor]],
         write_json(folder / "model.safetensors.index.json", {"metadata": total, "weight_map": where})
 
 
-def _plan(parts: Ingredients, names: Sequence[str]) -> dict[str, Any]:
+def _plan(
+    parts: Ingredients, shards: Mapping[str, Mapping[str, StoredTensor]], archives: Sequence[str]
+) -> dict[str, Any]:
     """All that shapes the files of weights."""
+    small = sorted(path for folder in (parts.recipe.base, parts.recipe.donor) for path in folder.glob("*.json"))
+    layout = json.dumps({name: list(tensors) for name, tensors in shards.items()})
     return {
         "tool_version": tool_version(),
         "base": parts.base_fingerprint,
@@ -168,7 +180,10 @@ def _plan(parts: Ingredients, names: Sequence[str]) -> dict[str, Any]:
         "layers": list(parts.layers),
         "dtype": str(parts.dtype),
         "bytes": parts.nbytes,
-        "files": list(names),
+        "layout": hashlib.sha256(layout.encode()).hexdigest(),
+        "archives": list(archives),
+        # model.pt holds the configuration and generation settings
+        "settings": {str(path): sha256(path) for path in small},
     }
 
 
@@ -265,14 +280,19 @@ def _versions(libraries: Sequence[str]) -> dict[str, str]:
 
 def _command(parts: Ingredients, formats: Sequence[str]) -> str:
     """What makes the checkpoint again, from a clone of this version."""
+    recipe, pair = parts.recipe, parts.recipe.pair
+    base, donor = origin(recipe.base), origin(recipe.donor) or read_metadata(recipe.donor).get("origin")
+    models = {"--base": [base or pair.base.spelling], "--donor": [donor or pair.donor.spelling]}
     options = {
-        "--pair": [parts.recipe.pair.name],
+        **(models if base or donor else {"--pair": [pair.name]}),
         "--layers": list(map(str, parts.layers)),
         "--formats": [",".join(formats)],
         "--dtype": [str(parts.dtype).removeprefix("torch.")],
         "--output_dir": ["NEW_FOLDER"],
     }
     words = [word for option, values in options.items() for word in (option, *values)]
+    words += [] if recipe.mmlu_score is None else ["--score", str(recipe.mmlu_score)]
+    words += [f"--description={recipe.description}"] if recipe.description else []  # which may begin with a dash
     return shlex.join(["python", "-m", "model_preparation.create_replaced_model_checkpoint", *words])
 
 

@@ -21,13 +21,14 @@ from model_preparation.hubs.base import Hub, HubError, HubFile
 from models.errors import ModelError
 from models.pairs import HubModel
 
-__all__ = ["HubError", "cached", "download", "revision_of"]
+__all__ = ["HubError", "cached", "download", "origin", "revision_of"]
 
 SMALL = ("*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 """Configuration, tokenizer and licence, all beside config.json; folders hold the same model in other formats."""
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 """The first of these that a model has; the other would be as large again and never read."""
 _MARGIN = 100_000_000  # bytes of disk beyond those of the files
+_HF_PREFIX = "models--"  # of a model's folder in the cache of Hugging Face; ModelScope has models/OWNER--NAME
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -72,8 +73,24 @@ def download(model: HubModel) -> Path:
 
 
 def revision_of(folder: Path) -> str | None:
-    """The commit that a folder in a hub's cache holds; None where its place does not tell."""
+    """The commit that a folder in a hub's cache holds; None where its place does not tell.
+
+    It does on Hugging Face. ModelScope's library names folders after branches, and only after a commit that was asked
+    for by name.
+    """
     return folder.name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name) else None
+
+
+def origin(folder: Path) -> str | None:
+    """What `Source.parse` reads as the very model that a folder in a hub's cache holds, such as `hf:org/name@COMMIT`.
+
+    None where its place does not tell, as with `revision_of`.
+    """
+    commit, repository = revision_of(folder), folder.parent.parent.name
+    owner, _, name = repository.removeprefix(_HF_PREFIX).partition("--")
+    if commit is None or not name:
+        return None
+    return f"{'hf' if repository.startswith(_HF_PREFIX) else 'ms'}:{owner}/{name}@{commit}"
 
 
 def _hub(model: HubModel) -> Hub:

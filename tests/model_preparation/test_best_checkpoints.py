@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from evaluation.entry import run_tool
 from model_preparation import create_best_checkpoints as tool
@@ -156,6 +158,38 @@ def test_a_checkpoint_of_another_pair_under_that_name_is_not_taken_for_it(
     captured = capsys.readouterr()
     assert json.loads(captured.out.splitlines()[-1])["failed"] == ["base_replaced_2"]
     assert "exists already; choose another --output_dir, or replace that folder with --force" in captured.err
+
+
+@pytest.mark.parametrize("what", ["file", "format", "base", "nothing"])
+def test_only_a_whole_checkpoint_of_this_base_in_these_formats_is_kept(
+    what: str, layers_dir: Path, folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = shutil.copytree(folders[0], tmp_path / "base")
+    options = ["--base", str(base), "--donor", str(folders[1]), "--llama_layers_dir", str(layers_dir)]
+    result = write_result(tmp_path / "search_result_1.json", None, best_per_layer_count={"1": entry([2])})
+    options += ["--output_dir", str(tmp_path / "made"), "--from-result", str(result), "--formats"]
+    assert main([*options, "safetensors"]) == 0
+    if what == "file":
+        (tmp_path / "made" / "base_replaced_2" / "model.safetensors").unlink()
+    if what == "base":
+        weights = load_file(base / "model.safetensors")
+        weights["backbone.embedding.weight"][3] += 1
+        save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    capsys.readouterr()
+    code = main([*options, "safetensors,state_dict" if what == "format" else "safetensors"])
+    captured = capsys.readouterr()
+    report = json.loads(captured.out.splitlines()[-1])
+    reasons = {
+        "file": "model.safetensors is missing",
+        "format": "was made without state_dict",
+        "base": f"was made of another base than {base} is now",
+    }
+    if what == "nothing":
+        assert (code, report["kept"], report["failed"]) == (0, ["base_replaced_2"], [])
+    else:
+        assert (code, report["kept"], report["failed"]) == (1, [], ["base_replaced_2"])
+        (line,) = [line for line in captured.err.splitlines() if line.startswith("not kept: ")]
+        assert reasons[what] in line
 
 
 def test_an_interruption_ends_it(

@@ -172,7 +172,17 @@ def test_room_grows_when_a_text_needs_it(
     assert rooms == [12, 24, 48, 48]
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("compiling")]
     assert ["12 tokens" in told[0], "24 tokens" in told[1], "48 tokens" in told[2], len(told)] == [True, True, True, 3]
-    assert graphs() == (3 if layers else 1)  # states are of one size, whatever the room
+    assert graphs() == 3
+
+
+def test_shapes_are_as_many_as_there_are(graphs: Callable[[], int]) -> None:
+    model = hybrid((1,))
+    with torch._dynamo.config.patch(recompile_limit=1):  # 8 by default
+        for decoder in (Decoder(model, compiled=WAYS["compiled"]), Decoder(model, compiled=WAYS["compiled"])):
+            for batch, length in ((1, 4), (3, 4), (2, 4), (2, 40)):
+                text = decoder.generate(prompt(length, batch), **GREEDY)
+                assert torch.equal(text, model.generate(prompt(length, batch), **GREEDY))
+    assert graphs() == 8
 
 
 def test_processors_of_the_caller_are_heard() -> None:

@@ -13,6 +13,7 @@ import torch
 from evaluation.entry import run_tool
 from model_preparation import tensor_stream
 from model_preparation.extract_layers import extract, main, verify
+from model_preparation.files import held
 from models.errors import ModelError
 from models.loading import load_donor_layer_state, load_layer_file, read_llama_config
 
@@ -64,22 +65,25 @@ def test_an_interrupted_run_leaves_whole_files_and_is_carried_on(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = tensor_stream.write_archive
+    layers = tmp_path / "layers"
 
     def interrupted(path: Path, *arguments: Any) -> str:
-        if "layer_02" in path.name:
+        if "layer_02" in path.name or "layer_03" in path.name:  # the writer may begin the next before it is stopped
             path.write_bytes(b"half")
             raise KeyboardInterrupt
         return written(path, *arguments)
 
     monkeypatch.setattr(tensor_stream, "write_archive", interrupted)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # one file after the other
     with pytest.raises(KeyboardInterrupt):
-        extract(folders[1], tmp_path / "layers")
-    there = {path.name for path in tmp_path.glob("layers/*layer_*")}
-    assert there <= {"layer_00.pt", "layer_01.pt", "layer_03.pt"}
+        extract(folders[1], layers)
+    before = {path.name: path.stat().st_mtime_ns for path in layers.glob("*layer_*")}
+    assert sorted(before) == ["layer_00.pt", "layer_01.pt"]
+    assert list(json.loads((layers / "metadata.json").read_text())["files"]) == ["layer_00.pt", "layer_01.pt"]
     monkeypatch.undo()
-    on_record = json.loads((tmp_path / "layers" / "metadata.json").read_text())["files"]
-    assert extract(folders[1], tmp_path / "layers")[1] == DEPTH - len(on_record)
-    assert verify(tmp_path / "layers") == DEPTH
+    assert extract(folders[1], layers)[1] == 2
+    assert {name: (layers / name).stat().st_mtime_ns for name in before} == before
+    assert verify(layers) == DEPTH
 
 
 def test_layers_of_another_donor_are_refused_unless_forced(copy: Path, tmp_path: Path) -> None:
@@ -168,3 +172,39 @@ def test_metadata_that_is_not_ours_is_named(
         assert run_tool("extract", main, arguments) == 2
         assert "metadata.json is not what extract_layers.py writes" in capsys.readouterr().err
     assert main([*command, "--force"]) == 0
+
+
+def test_what_a_killed_run_left_of_a_layer_is_cleared_away(folders: tuple[Path, Path], copy: Path) -> None:
+    (copy / ".layer_02.pt.4711.part").write_bytes(b"half")
+    assert extract(folders[1], copy)[1] == 0
+    assert not list(copy.glob(".*"))
+
+
+def test_force_keeps_what_is_right(folders: tuple[Path, Path], copy: Path) -> None:
+    (copy / "layer_01.pt").unlink()
+    assert extract(folders[1], copy, force=True)[1] == 1
+
+
+def test_force_without_room_for_the_new_layers_keeps_the_old(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write_donor(tmp_path / "other", width=64, seed=5)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 999, 1))
+    with pytest.raises(ModelError, match="free some space"):
+        extract(other, copy, force=True)
+    assert verify(copy) == DEPTH
+
+
+def test_a_full_disk_is_that_of_the_output(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layers = tmp_path / "layers"
+    for size in (1000, 8192):  # a small file, a layer
+        with files_of_at_most(size):
+            assert run_tool("extract", main, ["--model_name", str(folders[1]), "--output_dir", str(layers)]) == 1
+        assert f"the disk is full for {layers}" in capsys.readouterr().err
+
+
+def test_two_runs_in_one_folder_do_not_meet(folders: tuple[Path, Path], copy: Path) -> None:
+    with held(copy), pytest.raises(ModelError, match="another run is writing"):
+        extract(folders[1], copy)

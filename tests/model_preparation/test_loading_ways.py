@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,12 @@ def test_where_the_project_is_not_installed_the_error_is_the_one_readme_txt_spea
     for words in ("Weights only load failed", "model_preparation.saved_model.rebuild"):
         assert words in done.stderr
         assert words in text
+    advice = re.search(r"then write before torch.load\n\n((?: {5}.*\n)+)", text)
+    assert advice is not None
+    code = f"{textwrap.dedent(advice[1])}\n{code}; print('opened')"
+    done = run(code, cwd=checkpoint.parent, path=str(ROOT), TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+    assert done.stdout == "opened\n", done.stderr
+    assert "weights_only=False" not in text
 
 
 def test_importing_torch_does_not_depend_on_what_else_is_called_models(installed: Path, tmp_path: Path) -> None:
@@ -120,7 +128,7 @@ def test_importing_torch_does_not_depend_on_what_else_is_called_models(installed
 
 def test_the_other_lines_of_readme_txt(checkpoint: Path, pair_name: str) -> None:
     expected = load_model(checkpoint)[0].state_dict()
-    whole = torch.load(checkpoint / "model.pt", weights_only=False)
+    whole = torch.load(checkpoint / "model.pt")
     based, _, config, folder = get_model_modelscope("unaligned_llamba", pair=pair_name)
     based.load_state_dict(torch.load(checkpoint / "model_state_dict.pt"))
     assert Path(folder).name == "base"

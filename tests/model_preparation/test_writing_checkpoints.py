@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -219,65 +221,39 @@ def test_layers_come_straight_from_the_donor_where_none_were_extracted(
     assert torch.equal(ours.float()(tokens_BT).logits, expected(tokens_BT).logits)
 
 
-def spoiled(folder: Path, copy: Path, name: str, value: float) -> Path:
-    """A copy of a base of which one value is another."""
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(folder, copy)
-    tensors = load_file(copy / "model.safetensors")
-    tensors[name].view(-1)[5] = value
-    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
-    return copy
-
-
-@pytest.mark.parametrize(("value", "what"), [(float("nan"), "NaN"), (float("inf"), "an infinity")])
-def test_a_tensor_with_values_that_are_no_numbers_is_named(
-    value: float,
-    what: str,
-    folders: tuple[Path, Path],
-    layers_dir: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    base = spoiled(folders[0], tmp_path / "base", "backbone.layers.2.mlp.up_proj.weight", value)
-    command = ["--base", str(base), "--donor", str(folders[1]), "--llama_layers_dir", str(layers_dir)]
-    line = refused([*command, "--output_dir", str(tmp_path / "made"), "--layers", "1"], capsys)
-    assert f"the tensor backbone.layers.2.mlp.up_proj.weight holds {what}" in line
-    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A folder in which nothing can be made; root is held off by the immutable flag, where file systems have it."""
+    folder = tmp_path / "read-only"
+    folder.mkdir(mode=0o555)
+    is_root = os.geteuid() == 0
+    if is_root and subprocess.run(["chattr", "+i", folder], check=False, capture_output=True).returncode:
+        pytest.skip("root may write anywhere on this file system")
+    yield folder
+    if is_root:
+        subprocess.run(["chattr", "-i", folder], check=True)
+    folder.chmod(0o755)
 
 
-def test_weights_are_cast_where_asked_and_must_fit(
-    command: list[str], folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    target = ["--layers", "1", "--dtype", "float32", "--output_dir", str(tmp_path / "made")]
-    assert main([*command, *target]) == 0
-    ours, theirs = load_model(tmp_path / "made")[0].state_dict(), HybridPair.load(*folders).assemble([1]).state_dict()
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert torch.load(tmp_path / "made" / "model.pt").dtype == torch.float32
-    base = spoiled(folders[0], tmp_path / "base", "backbone.layers.2.mlp.up_proj.weight", 1e9)
-    half = ["--base", str(base), "--donor", str(folders[1]), "--layers", "1", "--dtype", "float16"]
-    assert "holds values beyond float16" in refused([*half, "--output_dir", str(tmp_path / "half")], capsys)
-
-
-def test_a_base_that_is_cut_short_is_named(
-    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    base = shutil.copytree(folders[0], tmp_path / "base")
-    content = (base / "model.safetensors").read_bytes()
-    (base / "model.safetensors").write_bytes(content[:-100])
-    command = ["--base", str(base), "--donor", str(folders[1]), "--layers", "1", "--output_dir", str(tmp_path / "made")]
-    assert "model.safetensors is damaged or cut short" in refused(command, capsys)
-
-
+@pytest.mark.parametrize("target", ["made", "new/made"])
 def test_a_read_only_target_is_named(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    target: str, read_only: Path, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(path: Path, *_: Any, **__: Any) -> None:
-        raise PermissionError(13, "Permission denied", str(path))  # root may write anywhere, so it is simulated
+    assert run_tool("create", main, [*command, "--output_dir", str(read_only / target), "--layers", "1"]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert str(read_only) in told
+    assert "not permitted" in told or "denied" in told
+    assert "Traceback" not in told
+    assert not list(read_only.iterdir())
 
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    assert run_tool("create", main, [*command, "--output_dir", str(tmp_path / "made"), "--layers", "1"]) == 1
-    assert "Permission denied" in capsys.readouterr().err.splitlines()[-1]
+
+def test_a_target_below_a_file_is_named(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes").write_text("of the user")
+    assert run_tool("create", main, [*command, "--output_dir", str(tmp_path / "notes" / "made"), "--layers", "1"]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert f"create: error: {tmp_path / 'notes'}" in told
+    assert "directory" in told or "exists" in told
+    assert (tmp_path / "notes").read_text() == "of the user"
 
 
 def test_a_checkpoint_of_a_newer_version_is_told_so(checkpoint: Path, tmp_path: Path) -> None:
@@ -304,3 +280,53 @@ def test_the_command_on_record_makes_the_same_weights(checkpoint: Path, tmp_path
     assert main([*words[3:], "--llama_layers_dir", str(layers_dir)]) == 0
     again = json.loads((tmp_path / "again" / "checkpoint_info.json").read_text())
     assert again["files"]["model.safetensors"] == info["files"]["model.safetensors"]
+
+
+def test_what_is_whole_outlives_a_resume_that_fails(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*command, "--output_dir", str(tmp_path / "made"), "--layers", "1"]
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    fails_at("model.pt", KeyboardInterrupt, monkeypatch)
+    assert run_tool("create", main, arguments) == 130
+    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 999, 1))
+        assert run_tool("create", main, [*arguments, "--resume"]) == 2
+    assert kept(tmp_path / ".made.unfinished") == {"model.safetensors", "model_state_dict.pt"}
+    assert main(arguments) == 0
+
+
+def test_other_generation_settings_are_another_recipe(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = shutil.copytree(folders[0], tmp_path / "base")
+    command = ["--base", str(base), "--donor", str(folders[1]), "--layers", "1", "--output_dir", str(tmp_path / "made")]
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr(writing, "_write_texts", interrupted)
+    assert run_tool("create", main, command) == 130
+    monkeypatch.undo()
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": 5}))
+    assert main(command) == 0
+    assert torch.load(tmp_path / "made" / "model.pt").generation_config.eos_token_id == 5
+
+
+def interrupted(*_: Any) -> None:
+    """Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("moment", ["between the two moves", "before the old one was gone"])
+def test_a_kill_while_a_checkpoint_is_replaced_is_put_right(moment: str, command: list[str], tmp_path: Path) -> None:
+    target, old = tmp_path / "made", tmp_path / ".made.old"
+    arguments = [*command, "--output_dir", str(target), "--layers", "1"]
+    assert main(arguments) == 0
+    if moment == "between the two moves":
+        target.rename(old)
+        with pytest.raises(ModelError, match="exists already"):  # it is there again
+            main(arguments)
+        assert load_model(target)[0].config.attention_layers == (1,)
+    else:
+        shutil.copytree(target, old)
+        assert main([*arguments, "--force"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]

@@ -46,6 +46,8 @@ def test_the_zoo():
     assert ids["llamba-1b"] == ("cartesia-ai/Llamba-1B", "LLM-Research/Llama-3.2-1B-Instruct")
     gated = PAIRS["llamba-3b"].donor.hubs[1]
     assert gated == HubModel(hub="huggingface", id="meta-llama/Llama-3.2-3B-Instruct")
+    hub_ids = [(pair.base.hub_id, pair.donor.hub_id) for pair in PAIRS.values()]
+    assert hub_ids[:2] == [(None, None), (ids["llamba-8b"][0], "meta-llama/Llama-3.1-8B-Instruct")]
     assert [pair.license for pair in PAIRS.values()] == ["mit", "llama3.1", "llama3.1", "llama3.2", "llama3.2"]
 
 
@@ -90,7 +92,8 @@ def test_hub_ids(text, hubs):
     source = Source.parse(text)
     assert [(model.hub, model.id, model.revision) for model in source.hubs] == hubs
     assert source.folder is None
-    assert source.name == hubs[0][1]
+    assert source.name == hubs[0][1] + (f"@{hubs[0][2]}" if hubs[0][2] else "")
+    assert source.hub_id == hubs[0][1]
     assert source.spelling == text
 
 
@@ -103,6 +106,18 @@ def test_folders_are_known_by_their_absolute_path(folders, tmp_path, monkeypatch
     assert Source.parse("hf:org/name").folder is None
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Source.parse("~/donor@home").folder == folders[1]
+
+
+def test_a_folder_called_as_a_model_of_the_zoo_is_not_mistaken_for_it(folders, tmp_path):
+    (tmp_path / "llamba-8b" / "base").mkdir(parents=True)
+    line = refused(Source.parse, "llamba-8b/base")
+    assert line.startswith("'llamba-8b/base' is the base of the pair llamba-8b and also a folder here; ")
+    assert "write ./llamba-8b/base" in line
+    assert Source.parse("./llamba-8b/base").folder == str(tmp_path / "llamba-8b" / "base")
+    assert Source.parse("llamba-8b/donor") == get_pair("llamba-8b").donor
+    mixed = named_pair("llamba-8b", None, "ms:org/llama")  # the zoo is named, so its base is meant
+    assert mixed is not None
+    assert mixed.base == get_pair("llamba-8b").base
 
 
 @pytest.mark.parametrize("text", ["", "nowhere", "a/b/c", "hf:", "hf:name", "gl:org/name", "../x", "org/", "org/name@"])

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from models.pairs import make_pair
+
 from .conftest import ROOT, Run
 
 
@@ -141,6 +143,19 @@ def test_layers_of_another_donor_are_left_where_they_are(
     assert run(clone / "DEPLOY_TEST.sh", PYTHON=str(recorder), PAIR=pair).returncode == 0
     extraction = modules_run(tmp_path)[1]
     assert extraction[extraction.index("--output_dir") + 1] == f"{layers}{suffix}"
+
+
+def test_layers_of_another_revision_are_left_where_they_are(
+    clone: Path, run: Run, recorder: Path, tmp_path: Path
+) -> None:
+    layers = clone / "extracted_llama_layers"
+    layers.mkdir()
+    (layers / "metadata.json").write_text(json.dumps({"source": make_pair("tiny/base", "hf:o/llama@r1").donor.name}))
+    for revision, suffix in (("r1", ""), ("r2", "_tiny_base_hf_o_llama_r2")):
+        pair = f"tiny/base:hf:o/llama@{revision}"
+        assert run(clone / "DEPLOY_TEST.sh", PYTHON=str(recorder), PAIR=pair).returncode == 0
+        extraction = [call for call in modules_run(tmp_path) if call[0].endswith("extract_layers")][-1]
+        assert extraction[extraction.index("--output_dir") + 1] == f"{layers}{suffix}"
 
 
 @pytest.mark.parametrize("arguments", [["--pair"], ["--what"], ["tiny"]])

@@ -14,7 +14,7 @@ from huggingface_hub import hf_hub_download
 from safetensors.numpy import save
 
 from model_preparation import hubs
-from models.pairs import HubModel
+from models.pairs import HubModel, Source
 from tests.model_preparation.conftest import files_of_at_most
 from tests.model_preparation.hub_server import COMMIT, HubServer
 from tests.model_preparation.hubs.conftest import FILES, WEIGHTS, contents, in_process, refused, wait_for
@@ -206,6 +206,8 @@ def test_a_pinned_revision_is_that_one_and_no_other(hub: HubServer, model: HubMo
     pinned = HubModel(hub=model.hub, id=model.id, revision=COMMIT)
     folder = hubs.download(pinned)
     assert hubs.revision_of(folder) == COMMIT
+    (known,) = Source.parse(hubs.origin(folder) or "").hubs
+    assert known == pinned
     assert hubs.cached(pinned) == folder
     assert hubs.cached(HubModel(hub=model.hub, id=model.id, revision="1" * 40)) is None
 
@@ -219,8 +221,9 @@ def test_all_files_are_of_the_commit_that_was_listed(hub: HubServer) -> None:
 
 def test_the_commit_of_a_folder_is_told_where_its_place_tells_it(hub: HubServer, tmp_path: Path) -> None:
     assert hubs.revision_of(hubs.download(HubModel(hub="huggingface", id="org/model"))) == COMMIT
-    assert hubs.revision_of(hubs.download(HubModel(hub="modelscope", id="org/model"))) is None
-    assert hubs.revision_of(tmp_path / COMMIT) is None
+    for folder in (tmp_path / COMMIT, hubs.download(HubModel(hub="modelscope", id="org/model"))):
+        assert hubs.revision_of(folder) is None
+        assert hubs.origin(folder) is None
 
 
 def test_an_old_cache_of_modelscope_is_used_unless_a_revision_is_asked_for(hub: HubServer, tmp_path: Path) -> None:
