@@ -75,6 +75,16 @@ def test_prompts_come_from_stdin_line_by_line(
     assert talk(checkpoint, capsys)[0] == [continued(checkpoint, prompt) for prompt in ("Hello world", "word7 world")]
 
 
+def test_piped_prompts_are_shown_beside_their_answers(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("word7\n\x1bword9\n"))
+    assert (
+        main(["--checkpoint", str(checkpoint), "--gpu", "cpu", "--max_new_tokens", "4", "--chat", "--prompt", "a"]) == 0
+    )
+    assert capsys.readouterr().err.splitlines()[1:] == ["> a", "> word7", r"> '\x1bword9'"]
+
+
 @pytest.fixture
 def contexts(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the model is given to continue, each time."""
