@@ -21,6 +21,7 @@ if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation.entry import Parser
+from model_preparation.options import layer
 from model_preparation.sources import add_pair_options, chosen_pair, default_layers_dir, locate, read_metadata
 from model_preparation.writers import reading_ahead
 from models.errors import ModelError
@@ -169,7 +170,7 @@ def _mmlu(found: dict[str, Any] | None) -> float | None:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="create_replaced_model_checkpoint.py", description=(__doc__ or "").split("\n", 1)[0])
     add = parser.add_argument
-    add("--layers", type=int, nargs="*", metavar="I", help="layers that become the donor's, 0-based")
+    add("--layers", type=layer, nargs="*", metavar="I", help="layers that become the donor's, 0-based")
     add("--from_result", "--from-result", type=Path, metavar="FILE", help="layers from a search_result_*.json")
     add("--rank", type=int, default=1, help="which of its ranking [%(default)s]")
     add("--output_dir", "--output-dir", type=Path, required=True, metavar="DIR", help="folder to make")

@@ -12,6 +12,15 @@ def add_device_options(parser: argparse._ActionsContainer) -> None:
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights [bfloat16; on the CPU float32]")
 
 
+def layer(text: str) -> int:
+    """A layer's number."""
+    if not text.removeprefix("-").isdecimal():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no layer; give numbers with spaces between them, such as 11 13 17"
+        )
+    return int(text)
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     value = int(text)

@@ -16,6 +16,7 @@ if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation.entry import Parser
+from model_preparation.options import layer
 from model_preparation.sources import add_pair_options, chosen_pair, locate
 
 
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="test_specific_combination.py", description=(__doc__ or "").split("\n", 1)[0])
     add = parser.add_argument
-    add("--layers", type=int, nargs="+", required=True, metavar="I", help="layers that run the donor's block")
+    add("--layers", type=layer, nargs="+", required=True, metavar="I", help="layers that run the donor's block")
     add("--gpu_id", "--gpu", default="auto", metavar="N|cpu|auto", help="device [auto: GPU 0, else the CPU]")
     add("--limit", type=_limit, default=10, metavar="N|none", help="questions of each subject [%(default)s]")
     add_pair_options(parser)

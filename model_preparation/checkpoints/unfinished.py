@@ -63,6 +63,8 @@ def unfinished_folder(target: Path, plan: Mapping[str, Any], *, force: bool, res
         ModelError: `target` exists and not `force`; another run is at work on it; or see `resume`.
     """
     place = place_of(target)
+    if files := [parent for parent in target.parents if parent.is_file()]:
+        raise ModelError(f"{files[0]} is a file; {target} cannot lie in it, so choose another --output_dir")
     target.parent.mkdir(parents=True, exist_ok=True)
     place.mkdir(exist_ok=True)
     with held(place):

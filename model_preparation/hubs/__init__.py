@@ -57,7 +57,9 @@ def download(model: HubModel) -> Path:
 
     hub = _hub(model)
     if is_offline_mode():
-        raise HubError(f"{model.id} is not in {hub.cache} and HF_HUB_OFFLINE is set; unset it to download")
+        raise HubError(
+            f"{model.id} is not in {hub.cache} and HF_HUB_OFFLINE is set; unset it to download, or give a folder"
+        )
     with hub.explained():
         small, weights = _wanted(model, hub.files())
         files = [*small, *weights]

@@ -23,6 +23,13 @@ def command(pair_name: str, layers_dir: Path) -> list[str]:
     return ["--pair", pair_name, "--llama_layers_dir", str(layers_dir)]
 
 
+def test_layers_between_commas_are_explained(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*command, "--output_dir", str(tmp_path / "made"), "--layers", "1,3"]
+    assert "'1,3' is no layer; give numbers with spaces between them" in refused(arguments, capsys)
+
+
 def spoiled(folder: Path, copy: Path, name: str, value: float) -> Path:
     """A copy of a base of which one value is another."""
     from safetensors.torch import load_file, save_file

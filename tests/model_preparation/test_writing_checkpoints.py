@@ -249,10 +249,8 @@ def test_a_read_only_target_is_named(
 
 def test_a_target_below_a_file_is_named(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes").write_text("of the user")
-    assert run_tool("create", main, [*command, "--output_dir", str(tmp_path / "notes" / "made"), "--layers", "1"]) == 1
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert f"create: error: {tmp_path / 'notes'}" in told
-    assert "directory" in told or "exists" in told
+    line = refused([*command, "--output_dir", str(tmp_path / "notes" / "made"), "--layers", "1"], capsys)
+    assert f"{tmp_path / 'notes'} is a file" in line
     assert (tmp_path / "notes").read_text() == "of the user"
 
 
