@@ -20,13 +20,14 @@ from statistics import median
 
 import numpy as np
 
-from evaluation.build import build_evaluator, load_tokenizer, task_source
+from evaluation.build import build_evaluator, task_source
 from evaluation.config import EvalConfig
 from evaluation.entry import run_tool
 from evaluation.reference import LmEval, disagreements
 from genetic_algorithm import LayerSet, SearchSpace
 from genetic_algorithm.evaluator import limit_questions
 from model_preparation.sources import add_pair_options, locate, pair_or_tiny
+from models.tokenizer import load_tokenizer
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from evaluation.config import EvalConfig
 from evaluation.engine import Engine
@@ -17,13 +16,12 @@ from evaluation.questions import QuestionSet, resolve_max_length
 from evaluation.tasks import TaskSource
 from models.hybrid import HybridPair
 from models.layer_files import fingerprint
-from models.loading import read_llamba_config, register
+from models.loading import read_llamba_config
 from models.pairs import BUNDLED_TASKS, PAIRS, Pair, Role, get_pair
+from models.tokenizer import load_tokenizer
 
 Locate = Callable[[Pair, Role], Path]
 """Finds the local folder of one of a pair's models; `model_preparation.sources.locate` may download it."""
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def build_evaluator(config: EvalConfig, *, max_limit: int | None, locate: Locate | None = None) -> Engine:
@@ -84,24 +82,6 @@ def load_questions(config: EvalConfig, tokenizer: Any, model_config: Any, *, max
         limit=max_limit,
         cache_dir=config.cache_dir,
     )
-
-
-def load_tokenizer(*folders: Path) -> Any:
-    """The tokenizer of the first folder that has one.
-
-    Raises:
-        EvaluationError: if none has, or it cannot be read.
-    """
-    register()  # or transformers warns that it does not know the model in whose folder the tokenizer lies
-    for folder in folders:
-        if any((folder / name).is_file() for name in _TOKENIZER_FILES):
-            try:
-                return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            except (OSError, ValueError, KeyError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise EvaluationError(f"the tokenizer in {folder} cannot be read: {reason}; copy it again") from error
-    listed = " nor ".join(map(str, folders))
-    raise EvaluationError(f"no tokenizer in {listed}; copy the donor's tokenizer files into the base's folder")
 
 
 def usable_device(name: str) -> torch.device:

@@ -27,10 +27,10 @@ from model_preparation.sources import (
     locate,
     locate_source,
     lone_model,
-    tokenizer_folders,
 )
 from models.errors import ModelError
 from models.pairs import PAIRS, Pair, Role, Source
+from models.tokenizer import load_tokenizer, tokenizer_folders
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +73,7 @@ def get_model_modelscope(
     Raises:
         ModelError: nothing is known by that name, or it cannot be had.
     """
-    from model_preparation.checkpoints.info import load_tokenizer, stored_dtype
+    from model_preparation.checkpoints.info import stored_dtype
     from model_preparation.saved_model import follow_layers
     from models.hybrid import load_hybrid
     from models.loading import load_base

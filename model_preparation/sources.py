@@ -11,7 +11,6 @@ import os
 import shlex
 import sys
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -248,10 +247,3 @@ def tool_version() -> str:
     except metadata.PackageNotFoundError:  # used from a clone that is not installed
         with (ROOT / "pyproject.toml").open("rb") as file:
             return str(tomllib.load(file)["project"]["version"])
-
-
-def tokenizer_folders(*folders: Path) -> Iterator[Path]:
-    """Those of `folders` that hold a tokenizer."""
-    for folder in folders:
-        if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
-            yield folder

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_preparation.files import INFO
-from model_preparation.sources import tokenizer_folders
 from models.errors import ModelError
+from models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -72,29 +72,6 @@ def stored_dtype(folder: Path) -> torch.dtype:
     files = tensor_files(folder)
     name = min(files)
     return next(iter(read_tensors({name: files[name]})))[1].dtype
-
-
-def load_tokenizer(*folders: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of the first folder that has one.
-
-    Raises:
-        ModelError: none has.
-    """
-    from transformers import AutoTokenizer, PreTrainedConfig
-
-    from models.weights import one_line
-
-    for folder in tokenizer_folders(*folders):
-        # Given a configuration it does not read config.json, whose auto_map would make it ask about code.
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, config=PreTrainedConfig(), trust_remote_code=False)
-        except Exception as error:  # what a damaged file raises differs by its kind; some is a bare Exception
-            raise ModelError(
-                f"the tokenizer in {folder} is damaged ({one_line(error)}); copy it there again"
-            ) from error
-        tokenizer.init_kwargs.pop("is_local", None)  # about this machine; it would be saved along
-        return tokenizer
-    raise ModelError(f"there is no tokenizer in {' or '.join(map(str, folders))}; copy the donor's tokenizer there")
 
 
 def read_info(folder: Path) -> CheckpointInfo:
@@ -154,4 +131,4 @@ def load_model(
     return model, load_tokenizer(folder)
 
 
-__all__ = ["CheckpointInfo", "load_model", "load_tokenizer", "read_info", "stored_dtype"]
+__all__ = ["CheckpointInfo", "load_model", "read_info", "stored_dtype"]

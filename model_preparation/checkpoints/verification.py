@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from model_preparation.files import INFO, sha256
-from model_preparation.sources import tokenizer_folders
 from models.errors import ModelError
+from models.tokenizer import tokenizer_folders
 
 if TYPE_CHECKING:
     from model_preparation.checkpoints.info import CheckpointInfo

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_preparation.checkpoints.info import FORMAT, CheckpointInfo, load_tokenizer
+from model_preparation.checkpoints.info import FORMAT, CheckpointInfo
 from model_preparation.checkpoints.recipe import Ingredients, Recipe, check, gather, verify
 from model_preparation.checkpoints.unfinished import Unfinished, unfinished_folder
 from model_preparation.files import INFO, disk_errors_named, refuse_existing, require_space, sha256, share, write_json
@@ -26,6 +26,7 @@ from model_preparation.sources import read_metadata, source_name, tool_version
 from model_preparation.tensor_stream import StoredTensor, write_archive, write_safetensors
 from model_preparation.writers import Advance, Writers, writing_beside
 from models.errors import ModelError
+from models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     import torch

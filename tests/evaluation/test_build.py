@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evaluation import question_cache
-from evaluation.build import build_evaluator, load_tokenizer, task_source, usable_device
+from evaluation.build import build_evaluator, task_source, usable_device
 from evaluation.config import EvalConfig
 from evaluation.engine import Engine
 from evaluation.errors import EvaluationError
@@ -18,6 +18,7 @@ from genetic_algorithm import LayerSet
 from models.errors import ModelError
 from models.loading import load_donor_layer_state
 from models.pairs import TINY_DIR, Pair, Role
+from models.tokenizer import load_tokenizer
 
 FOLDERS = f"{TINY_DIR / 'base'}:{TINY_DIR / 'donor'}"
 
@@ -132,10 +133,10 @@ def test_bad_pairs_devices_and_tokenizers(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(EvaluationError, match="this machine has CUDA devices 0 to 1"):
         usable_device("cuda:2")
     assert usable_device("cuda:1").index == 1
-    with pytest.raises(EvaluationError, match=f"no tokenizer in {tmp_path}; copy the donor's"):
+    with pytest.raises(ModelError, match=f"no tokenizer in {tmp_path}; copy the donor's"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(EvaluationError, match=f"the tokenizer in {tmp_path} cannot be read"):
+    with pytest.raises(ModelError, match=f"the tokenizer in {tmp_path} is damaged"):
         load_tokenizer(tmp_path)
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.accuracy import evaluate_sets
-from evaluation.build import build_evaluator, load_tokenizer, task_source
+from evaluation.build import build_evaluator, task_source
 from evaluation.config import EvalConfig
 from evaluation.reference import disagreements, lm_eval_answers
 from genetic_algorithm import LayerSet
 from models.pairs import TINY_DIR
+from models.tokenizer import load_tokenizer
 
 
 def test_decisions_on_mmlu_are_those_of_lm_eval(mmlu_dir: Path, tmp_path: Path) -> None:
