@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 Advance: TypeAlias = Callable[[int], None]
 """Told how many bytes were written since the last call; raises where writing is to stop."""
 _WRITERS = 8
-"""Enough to hash as fast as disks write, also where the processor has no instructions for it (0.4 GB/s each)."""
+"""At most; each file is hashed by one thread, which may be slower than the disk."""
 _READ_AHEAD_SHARE = 4  # of the machine's memory, the part that may be filled ahead
 _BLOCK = 16 << 20
 
