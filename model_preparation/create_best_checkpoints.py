@@ -25,6 +25,7 @@ from model_preparation.checkpoints.info import read_info
 from model_preparation.checkpoints.verification import check_there
 from model_preparation.create_replaced_model_checkpoint import donor_folder
 from model_preparation.create_replaced_model_checkpoint import main as create
+from model_preparation.search_results import search_result
 from model_preparation.sources import add_pair_options, chosen_pair, default_layers_dir, locate
 from models.errors import ModelError
 from models.pairs import PAIRS, Pair
@@ -162,18 +163,11 @@ def found_best(path: Path) -> tuple[list[Wanted], str | None]:
     Raises:
         ModelError: the file is no such result, or the search found none.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+    with search_result(path) as document:
         ranks = {tuple(entry["layers"]): int(entry["rank"]) for entry in document["final_results"]}
         best = sorted(document["best_per_layer_count"].items(), key=lambda item: int(item[0]))
         wanted = [_found(entry, ranks, path) for _, entry in best if entry and entry["layers"]]
         pair = (document.get("evaluator") or {}).get("pair")
-    except FileNotFoundError:
-        raise ModelError(f"{path} does not exist; give a search_result_*.json") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{path} is not the result of a search ({type(error).__name__}); give a search_result_*.json"
-        ) from error
     if not wanted:
         raise ModelError(f"{path} has no best set of any layer count; give the result of a search that scored some")
     return wanted, pair if isinstance(pair, str) else None

@@ -22,6 +22,7 @@ if not __package__:  # run as a file: the project is the folder above
 
 from evaluation.entry import Parser
 from model_preparation.options import layer
+from model_preparation.search_results import search_result
 from model_preparation.sources import add_pair_options, chosen_pair, default_layers_dir, locate, read_metadata
 from model_preparation.writers import reading_ahead
 from models.errors import ModelError
@@ -113,8 +114,7 @@ def read_result(path: Path, rank: int) -> dict[str, Any]:
     Raises:
         ModelError: the file is no such result, or has no such rank.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+    with search_result(path) as document:
         entry = next((one for one in document["final_results"] if one["rank"] == rank), None)
         evaluator = document.get("evaluator") or {}
         if entry is None:
@@ -138,14 +138,6 @@ def read_result(path: Path, rank: int) -> dict[str, Any]:
             "tasks": list(tasks),
             "is_limited": (document.get("search") or {}).get("full_limit") is not None,
         }
-    except FileNotFoundError:
-        raise ModelError(f"{path} does not exist; give a search_result_*.json") from None
-    except ModelError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{path} is not the result of a search ({type(error).__name__}); give a search_result_*.json"
-        ) from error
 
 
 def _versions(document: dict[str, Any]) -> dict[str, str]:

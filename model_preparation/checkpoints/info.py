@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from models.modeling_llamba import LlambaForCausalLM
 
+ARCHIVES = {"state_dict": "model_state_dict.pt", "model": "model.pt"}
+"""Files in PyTorch's own format, by their name in `formats`."""
 FORMAT = 2
 """Of checkpoint_info.json, as this version writes it. 1: without `format`, `formats` and `files`."""
 

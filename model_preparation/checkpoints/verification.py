@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from model_preparation.checkpoints.info import ARCHIVES
 from model_preparation.files import INFO, sha256
 from models.errors import ModelError
 from models.tokenizer import tokenizer_folders
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from model_preparation.checkpoints.info import CheckpointInfo
     from models.modeling_llamba import LlambaForCausalLM
 
-WHOLE, STATE = "model.pt", "model_state_dict.pt"
-_FILES = {"model": WHOLE, "state_dict": STATE}
-"""By format; safetensors may be several files, which the index names."""
 _TOLD_BYTES = 1 << 30
 """Files of which it is said that they were read."""
 
@@ -29,7 +27,7 @@ def check_there(folder: Path, info: CheckpointInfo) -> None:
     Raises:
         ModelError: names those that are not.
     """
-    wanted = [*_listed(folder, info), *(_FILES[name] for name in info.formats if name in _FILES)]
+    wanted = [*_listed(folder, info), *(file for name, file in ARCHIVES.items() if name in info.formats)]
     missing = [name for name in dict.fromkeys(wanted) if not (folder / name).is_file()]
     if missing:
         lacks = "is" if len(missing) == 1 else "are"
@@ -112,10 +110,10 @@ def check_agree(folder: Path, info: CheckpointInfo, model: LlambaForCausalLM) ->
 
     expected = model.state_dict()
     if "state_dict" in info.formats:
-        with WeightFile(folder / STATE) as state:
-            _compare(folder / STATE, {name: state[name] for name in state.names}, expected)
+        with WeightFile(folder / ARCHIVES["state_dict"]) as state:
+            _compare(folder / ARCHIVES["state_dict"], {name: state[name] for name in state.names}, expected)
     if "model" in info.formats:
-        _compare(folder / WHOLE, _open_whole(folder / WHOLE).state_dict(), expected)
+        _compare(folder / ARCHIVES["model"], _open_whole(folder / ARCHIVES["model"]).state_dict(), expected)
 
 
 def _open_whole(path: Path) -> LlambaForCausalLM:

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_preparation.checkpoints.info import FORMAT, CheckpointInfo
+from model_preparation.checkpoints.info import ARCHIVES, FORMAT, CheckpointInfo
 from model_preparation.checkpoints.recipe import Ingredients, Recipe, check, gather, verify
 from model_preparation.checkpoints.unfinished import Unfinished, unfinished_folder
 from model_preparation.files import INFO, disk_errors_named, refuse_existing, require_space, sha256, share, write_json
@@ -34,10 +34,9 @@ if TYPE_CHECKING:
 
     from models.configuration_llamba import LlambaConfig
 
-SAFETENSORS, STATE_DICT, MODEL = "safetensors", "state_dict", "model"
-FORMATS = (SAFETENSORS, STATE_DICT, MODEL)
+SAFETENSORS = "safetensors"
+FORMATS = (SAFETENSORS, *ARCHIVES)
 """What `--formats` takes; safetensors are always written, as everything else loads from them."""
-ARCHIVES = {STATE_DICT: "model_state_dict.pt", MODEL: "model.pt"}
 SHARD_BYTES = 5_000_000_000
 """As transformers counts its 5GB."""
 SMALL_MODEL_BYTES = 4_000_000_000
@@ -87,7 +86,10 @@ def create(
             tokenizer = load_tokenizer(recipe.base, recipe.donor)
             generation = _generation_config(config, tokenizer, recipe.base, recipe.donor)
             _write_small_files(work.path, config, parts.dtype, tokenizer, generation)
-            wraps = {"model_state_dict.pt": labelled(config), "model.pt": whole(config.to_dict(), generation.to_dict())}
+            wraps = {
+                ARCHIVES["state_dict"]: labelled(config),
+                ARCHIVES["model"]: whole(config.to_dict(), generation.to_dict()),
+            }
             for name in archives:
                 if name not in work.done:
                     _start(writers, work, name, parts.tensors, partial(write_archive, wrap=wraps[name]))
