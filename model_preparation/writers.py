@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -83,7 +84,7 @@ def writing_beside(what: str) -> Iterator[Writers]:
     sys.setswitchinterval(1e-4)  # a caller that imports would else hold each of the writers' many calls up for 5 ms
     bar: Any = tqdm(total=0, unit="B", unit_scale=True, desc=what, disable=not sys.stderr.isatty())
     try:
-        with bar, ThreadPoolExecutor(min(_WRITERS, os.cpu_count() or 1)) as pool:
+        with _no_collection(), bar, ThreadPoolExecutor(min(_WRITERS, os.cpu_count() or 1)) as pool:
             writers = Writers(pool, bar)
             try:
                 yield writers
@@ -110,7 +111,20 @@ def reading_ahead(*folders: Path) -> Iterator[None]:
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     try:
-        yield
+        with _no_collection():
+            yield
     finally:
         stop.set()
         thread.join()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection: it would go again and again through all that the body imports, and halt every thread."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
