@@ -1,4 +1,4 @@
-"""Accuracy of layer sets, or of one finished model, per subject and group, weighed by size as in lm-eval."""
+"""Accuracy of layer sets per subject and group, weighed by size as in lm-eval."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from evaluation.engine import Engine, default_batch_tokens
-from evaluation.errors import EvaluationError
-from evaluation.judge import judge
-from evaluation.plan import make_plan, read_off
+from evaluation.engine import Engine
 from evaluation.questions import QuestionSet
 from evaluation.walk import distinct
 from genetic_algorithm import Answers, LayerSet, Score
 from genetic_algorithm.evaluator import limit_questions
-from models.modeling_llamba import LlambaForCausalLM
 
 
 @dataclass(frozen=True)
@@ -35,30 +30,6 @@ def evaluate_sets(engine: Engine, sets: Iterable[LayerSet], limit: int | None) -
     asked = limit_questions(engine.subjects, limit)
     answers = dict(engine.answers(sets, asked))
     return {layers: _accuracy(engine.questions, answers[layers], asked, _part(limit)) for layers in sets}
-
-
-@torch.inference_mode()
-def evaluate_model(
-    model: LlambaForCausalLM, questions: QuestionSet, limit: int | None, *, batch_tokens: int | None = None
-) -> Accuracy:
-    """As `evaluate_sets`, of a finished model such as a checkpoint read from disk."""
-    asked = limit_questions(questions.subjects_Q, limit)
-    plan = make_plan(
-        questions,
-        asked,
-        batch_tokens=batch_tokens or default_batch_tokens(model.device),
-        vocab_size=model.config.vocab_size,
-        device=model.device,
-    )
-    scores = torch.zeros(plan.gold_QC.size, dtype=torch.float64, device=model.device)
-    for batch in plan.batches:
-        hidden_BTD = model.backbone(input_ids=batch.tokens_BT, use_cache=False).last_hidden_state
-        read_off(batch, hidden_BTD, lambda normed_PD: model.project(normed_PD).float(), scores)
-    scores_QC = scores.view(plan.gold_QC.shape).cpu().numpy()
-    if np.isnan(scores_QC).any():
-        raise EvaluationError("the model gives scores that are not numbers; check its weights or try another dtype")
-    scores_QC[plan.absent_QC] = -np.inf
-    return _accuracy(questions, judge(scores_QC, plan.gold_QC, plan.absent_QC, None), asked, _part(limit))
 
 
 def accuracy_report(accuracies: Mapping[LayerSet, Accuracy]) -> str:

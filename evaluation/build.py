@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,19 @@ import torch
 from evaluation.config import EvalConfig
 from evaluation.engine import Engine
 from evaluation.errors import EvaluationError
+from evaluation.memory import choose_plan, read_machine, sizes_of
 from evaluation.question_cache import cached_questions
 from evaluation.questions import QuestionSet, resolve_max_length
 from evaluation.tasks import TaskSource
+from evaluation.two_precisions import TwoPrecisions
 from models.hybrid import HybridPair
 from models.layer_files import fingerprint
-from models.loading import read_llamba_config
+from models.loading import read_llama_config, read_llamba_config
+from models.packed.choose import choose_kernels
+from models.packed.donors import ResidentDonors, StreamedDonors
+from models.packed.layers import PackedLayers
+from models.packed.matrices import FP8_CAPABILITY, has_fp8
+from models.packed.plain import PlainKernels
 from models.pairs import BUNDLED_TASKS, PAIRS, Pair, Role, get_pair
 from models.tokenizer import load_tokenizer
 
@@ -44,14 +52,60 @@ def build_evaluator(config: EvalConfig, *, max_limit: int | None, locate: Locate
     tokenizer = load_tokenizer(base, donor)
     questions = load_questions(config, tokenizer, read_llamba_config(base), max_limit=max_limit)
     source = {"layers_dir": donor} if config.layers_dir else {"donor_dir": donor}
-    models = HybridPair.load(base, **source, dtype=getattr(torch, config.dtype), device=device)
+    dtype = getattr(torch, config.dtype)
+    kernels = choose_kernels(device, dtype)
+    plan = choose_plan(
+        sizes_of(
+            read_llamba_config(base),
+            read_llama_config(donor),
+            itemsize=dtype.itemsize,
+            fp8=config.fast_dtype == "fp8",
+            fused=not isinstance(kernels, PlainKernels),
+        ),
+        read_machine(device),
+        batch_tokens=config.batch_tokens,
+        choice=config.memory,
+        longest_text=int(questions.lengths_R.max()),
+    )
+    is_streamed = plan.mode == "streamed"
+    models = HybridPair.load(base, **source, dtype=dtype, device=device, donor_device="cpu" if is_streamed else None)
+    if is_streamed:
+        streamed = partial(StreamedDonors, device=device, slots=plan.slots)
+        layers = PackedLayers.of_pair(models, kernels, streamed, takes_donor=True)
+    else:
+        layers = PackedLayers.of_pair(models, kernels, ResidentDonors)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # the pieces that joined matrices were made of
+    layers.branch_bytes = plan.kept_bytes
     about = {
         "pair": _lasting_name(pair),
         "base": fingerprint(base),
         "donor": fingerprint(donor),
         "tasks": list(task_source(config).names),
     }
-    return Engine(models, questions, batch_tokens=config.batch_tokens, about=about)
+    return Engine(models, questions, layers=layers, batch_tokens=plan.batch_tokens, about=about, memory=str(plan))
+
+
+def with_coarse_answers(engine: Engine) -> TwoPrecisions:
+    """The same questions once more, their matrix products in 8 bits, for the fast stage of a search.
+
+    Raises:
+        EvaluationError: for a device without matrix units for 8 bits.
+        ModelError: for a pair that cannot be run so.
+    """
+    device = engine.pair.device
+    if not has_fp8(device):
+        least = ".".join(map(str, FP8_CAPABILITY))
+        raise EvaluationError(
+            f"--fast-dtype fp8 needs a GPU of compute capability {least} or later, which {device} is not; leave it out"
+        )
+    coarse = Engine(
+        engine.pair,
+        engine.questions,
+        layers=engine.layers.quantised(),
+        batch_tokens=engine.batch_tokens,
+    )
+    return TwoPrecisions(engine, coarse)
 
 
 def task_source(config: EvalConfig) -> TaskSource:

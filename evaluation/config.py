@@ -12,6 +12,8 @@ from evaluation.errors import EvaluationError
 
 QuestionOrder = Literal["shuffled", "dataset"]
 DType = Literal["float32", "bfloat16"]
+FastDType = Literal["same", "fp8"]
+Memory = Literal["auto", "resident", "streamed"]
 
 
 def default_cache_dir() -> Path:
@@ -44,8 +46,12 @@ class EvalConfig:
     """`cpu` or `cuda:N`, N counted within CUDA_VISIBLE_DEVICES."""
     dtype: DType = "float32"
     """Of weights and activations."""
+    fast_dtype: FastDType = "same"
+    """Of the matrix products of coarse answers: 8 bits (fp8) ask the fast stage's questions apart from all others."""
+    memory: Memory = "auto"
+    """Where the donor's layers are: on the device, or streamed to it from host memory."""
     batch_tokens: int | None = None
-    """Most tokens in one forward pass, padding included; None for what suits the device."""
+    """Most tokens in one forward pass; None for what suits the device."""
     layers_dir: Path | None = None
     """Folder of extracted donor layers (layer_00 ...), read instead of the donor's checkpoint."""
     cache_dir: Path = field(default_factory=default_cache_dir)
@@ -54,6 +60,12 @@ class EvalConfig:
     def __post_init__(self) -> None:
         _check_choice("question order", self.question_order, get_args(QuestionOrder))
         _check_choice("dtype", self.dtype, get_args(DType))
+        _check_choice("fast dtype", self.fast_dtype, get_args(FastDType))
+        _check_choice("memory mode", self.memory, get_args(Memory))
+        if self.fast_dtype == "fp8" and self.dtype != "bfloat16":
+            raise EvaluationError(
+                f"--fast-dtype fp8 stands in for bfloat16, not for {self.dtype}; give --dtype bfloat16"
+            )
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise EvaluationError(f"device {self.device!r} is unknown; give cpu or cuda:N, such as cuda:0")
         if self.batch_tokens is not None and self.batch_tokens < 1:

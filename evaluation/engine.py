@@ -8,6 +8,7 @@ Suffixes: S layer sets, Q asked questions, C choices, B rows of a batch, T token
 
 from __future__ import annotations
 
+import logging
 import platform
 import resource
 import time
@@ -19,21 +20,25 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evaluation.errors import EvaluationError
 from evaluation.judge import judge, log_softmax
+from evaluation.memory import TOKENS
 from evaluation.plan import Plan, make_plan, read_off
 from evaluation.questions import QuestionSet
-from evaluation.walk import distinct, walk
+from evaluation.walk import distinct, donor_calls, walk
 from genetic_algorithm import Answers, LayerSet
 from models.hybrid import HybridPair
+from models.packed.choose import choose_kernels
+from models.packed.donors import ResidentDonors
+from models.packed.layers import PackedLayers
 
-BATCH_TOKENS = {"cpu": 768, "cuda": 16384}
-"""Tokens of a batch where none are asked for. On a CPU, what a layer of the tiny pair makes of so many still
-fits into the cache of a core: 384 and 4096 take 10 % and 30 % longer. On a GPU, enough to keep large matrix
-products busy."""
+PLANS_KEPT = 64
+"""Of 512 questions each, as the journal asks for, these are all of MMLU twice; some megabytes on the device."""
+MIN_BATCH_TOKENS = 256
+"""Below it no batch is made smaller: memory is not what lacks then."""
 
+_log = logging.getLogger(__name__)
 _VERSIONS = ("torch", "transformers", "tokenizers", "lm_eval")
 
 
@@ -45,25 +50,36 @@ class Engine:
         pair: HybridPair,
         questions: QuestionSet,
         *,
+        layers: PackedLayers | None = None,
         batch_tokens: int | None = None,
         about: Mapping[str, Any] | None = None,
+        memory: str = "",
+        with_divergence: bool = True,
     ) -> None:
         """Take a loaded pair and the questions; nothing runs yet.
 
         Args:
             pair: The models.
             questions: All questions that can be asked.
+            layers: Their layers as they are to be run; None for the fastest kernels there are, all layers resident.
             batch_tokens: Most tokens in one forward pass; None for what suits the device.
             about: What else shapes an answer (names and fingerprints of the weights), for `fingerprint`.
+            memory: Where the layers are, in words.
+            with_divergence: Ask the donor, too, once for each question, and tell how far the answers are from its own.
         """
         self.pair = pair
         self.questions = questions
+        self.layers = layers or PackedLayers.of_pair(pair, choose_kernels(pair.device, pair.dtype), ResidentDonors)
         self.batch_tokens = batch_tokens or default_batch_tokens(pair.device)
+        self.layer_calls = 0
+        """Layers run so far for `answers`, one for each batch of questions; the donor's own pass apart."""
         self._about = dict(about or {})
-        self._layers = _CountedLayers(pair)
+        self._memory = memory
+        self._with_divergence = with_divergence
         self._donor_QC = np.full(questions.gold_QC.shape, np.nan)
         self._donor_known_Q = np.zeros(len(questions), dtype=np.bool_)
         self._seconds_per_question: float | None = None
+        self._plans: dict[tuple[bytes, int, bool], Plan] = {}
 
     @property
     def num_layers(self) -> int:
@@ -86,16 +102,11 @@ class Engine:
         return self.questions.subject_names
 
     @property
-    def layer_calls(self) -> int:
-        """Layers run so far for `answers`, one for each batch of questions; the donor's own pass apart."""
-        return self._layers.calls
-
-    @property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that shapes an answer, as JSON values; rounding by batch size or threads left out."""
         return {
             **self._about,
-            "dtype": str(self.pair.dtype).removeprefix("torch."),
+            "dtype": self.dtype_name,
             "device": self.pair.device.type,
             "subjects": list(self.subject_names),
             **self.questions.about,
@@ -105,19 +116,31 @@ class Engine:
         }
 
     @property
+    def dtype_name(self) -> str:
+        """Of the matrix products: float32, bfloat16, or fp8 for 8 bits within bfloat16."""
+        return "fp8" if self.layers.is_quantised else str(self.pair.dtype).removeprefix("torch.")
+
+    @property
+    def setting(self) -> str:
+        """On what the engine runs, in words."""
+        device = self.pair.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
+        parts = (f"{device} ({name})", self.dtype_name, f"kernels: {self.layers.kernels.name}", self._memory)
+        return "; ".join(part for part in parts if part)
+
+    @property
     def seconds_per_question(self) -> float:
         """Seconds for one question of one set that shares nothing, timed on the base at first use."""
         if self._seconds_per_question is None:
-            lengths = self.questions.lengths_R[self.questions.first_row_Q1[:-1]]
-            count = min(self.num_questions, max(32, int(self.batch_tokens / lengths.mean())))
-            picked = np.linspace(0, self.num_questions - 1, count).astype(np.int64)
-            plan = self._make_plan(np.unique(picked))
+            tokens_each = len(self.questions.tokens_N) / self.num_questions
+            count = min(self.num_questions, max(32, int(self.batch_tokens / tokens_each)))
+            picked = np.unique(np.linspace(0, self.num_questions - 1, count).astype(np.int64))
             times = []
             for _ in range(3):  # the first warms up
                 began = time.perf_counter()
-                self._scores([LayerSet(())], plan, self.pair)
+                self._scores([LayerSet(())], picked)
                 times.append(time.perf_counter() - began)
-            self._seconds_per_question = min(times[1:]) / len(np.unique(picked))
+            self._seconds_per_question = min(times[1:]) / len(picked)
         return self._seconds_per_question
 
     def describe(self) -> dict[str, Any]:
@@ -131,7 +154,9 @@ class Engine:
             "device_name": torch.cuda.get_device_name(device) if cuda else _processor_name(),
             "threads": torch.get_num_threads(),
             "peak_memory_gib": round(peak_bytes / 2**30, 2),
-            "dtype": str(self.pair.dtype).removeprefix("torch."),
+            "dtype": self.dtype_name,
+            "kernels": self.layers.kernels.name,
+            "memory": self._memory,
             "batch_tokens": self.batch_tokens,
             "layers": self.num_layers,
             "questions": self.num_questions,
@@ -154,9 +179,10 @@ class Engine:
             empty = np.zeros(0, dtype=np.float32)
             yield from ((layers, Answers(empty.astype(np.bool_), empty, empty)) for layers in sets)
             return
-        plan = self._make_plan(asked)
-        donor_QC = self._donor_log_probs(asked)
-        scores_SQC = self._scores(sets, plan, self._layers)
+        donor_QC = self._donor_log_probs(asked) if self._with_divergence else None
+        before = self.layers.calls
+        plan, scores_SQC = self._scores(sets, asked)
+        self.layer_calls += self.layers.calls - before
         broken = []
         for layers, scores_QC in zip(sets, scores_SQC, strict=True):
             if np.isnan(scores_QC).any():
@@ -172,7 +198,7 @@ class Engine:
     def log_probs(self, layers: LayerSet, questions: NDArray[np.int64]) -> NDArray[np.float64]:
         """Log-probabilities of the choices as lm-eval gives them, [Q, C] in nats; -inf where a choice is absent."""
         asked = self._checked_questions(questions)
-        return self._scores(self._checked([layers]), self._make_plan(asked, log_probs=True), self.pair)[0]
+        return self._scores(self._checked([layers]), asked, log_probs=True)[1][0]
 
     def _checked(self, batch: Sequence[LayerSet]) -> list[LayerSet]:
         sets = distinct(batch)
@@ -192,53 +218,81 @@ class Engine:
             )
         return asked
 
-    def _make_plan(self, asked: NDArray[np.int64], *, log_probs: bool = False) -> Plan:
-        return make_plan(
-            self.questions,
-            asked,
-            batch_tokens=self.batch_tokens,
-            vocab_size=self.pair.model.config.vocab_size,
-            device=self.pair.device,
-            log_probs=log_probs,
-        )
-
     def _donor_log_probs(self, asked: NDArray[np.int64]) -> NDArray[np.float64]:
         """The donor's normalised log-probabilities of the choices, [Q, C]; asked once for each question."""
         unknown = np.unique(asked[~self._donor_known_Q[asked]])
         if len(unknown):
             everything = LayerSet(tuple(range(self.num_layers)))
-            scores_QC = self._scores([everything], self._make_plan(unknown), self.pair)[0]
+            scores_QC = self._scores([everything], unknown)[1][0]
             if np.isnan(scores_QC).any():
                 raise EvaluationError("the donor gives scores that are not numbers; check its weights and --dtype")
             self._donor_QC[unknown] = log_softmax(scores_QC)
             self._donor_known_Q[unknown] = True
         return self._donor_QC[asked]
 
-    @torch.inference_mode()
-    def _scores(self, sets: Sequence[LayerSet], plan: Plan, layers: Any) -> NDArray[np.float64]:
-        """Scores that rank the choices, [S, Q, C]: summed log-probabilities, or logits where they rank alike."""
-        questions, choices = plan.absent_QC.shape
-        index = {layer_set: i for i, layer_set in enumerate(sets)}
-        scores = torch.zeros(len(sets), questions * choices, dtype=torch.float64, device=self.pair.device)
-        try:
-            for batch in plan.batches:
-                for layer_set, h_BTD in walk(layers, self.pair.embed(batch.tokens_BT), sets):
-                    read_off(batch, h_BTD, self.pair.logits, scores[index[layer_set]])
-                    # Or the walk would hold one activation more than it needs while it computes the next.
-                    del h_BTD
-        except torch.OutOfMemoryError as error:
-            raise EvaluationError(
-                f"out of memory on {self.pair.device} with {self.batch_tokens} tokens at a time; "
-                f"give --batch-tokens {max(1, self.batch_tokens // 2)}"
-            ) from error
-        scores_SQC = scores.view(len(sets), questions, choices).cpu().numpy()
-        scores_SQC[:, plan.absent_QC] = -np.inf
-        return scores_SQC
+    def _plan(self, asked: NDArray[np.int64], log_probs: bool) -> Plan:
+        """A search asks the same questions over and over: the last plans are kept."""
+        key = (asked.tobytes(), self.batch_tokens, log_probs)
+        if key not in self._plans:
+            while len(self._plans) >= PLANS_KEPT:
+                del self._plans[next(iter(self._plans))]
+            self._plans[key] = make_plan(
+                self.questions,
+                asked,
+                batch_tokens=self.batch_tokens,
+                vocab_size=self.pair.model.config.vocab_size,
+                device=self.pair.device,
+                log_probs=log_probs,
+            )
+        return self._plans[key]
+
+    def _scores(
+        self, sets: Sequence[LayerSet], asked: NDArray[np.int64], *, log_probs: bool = False
+    ) -> tuple[Plan, NDArray[np.float64]]:
+        """Scores that rank the choices, [S, Q, C]: summed log-probabilities, or logits where they rank alike.
+
+        Where the memory of the device is too small, with fewer tokens at a time from then on.
+        """
+        while True:
+            plan = self._plan(asked, log_probs)
+            try:
+                return plan, score(self.layers, plan, sets)
+            except torch.OutOfMemoryError as error:
+                if self.batch_tokens <= MIN_BATCH_TOKENS or len(plan.batches) >= len(plan.gold_QC):
+                    raise EvaluationError(
+                        f"out of memory on {self.pair.device} even with {self.batch_tokens} tokens at a time; stop "
+                        "what else runs there, or give --memory streamed"
+                    ) from error
+            # Only here, the exception and all that its frames held being gone, is there memory to give back.
+            self.batch_tokens //= 2
+            self.layers.forget()
+            if self.pair.device.type == "cuda":
+                torch.cuda.empty_cache()
+            _log.warning("out of memory on %s: going on with %d tokens at a time", self.pair.device, self.batch_tokens)
+
+
+@torch.inference_mode()
+def score(layers: PackedLayers, plan: Plan, sets: Sequence[LayerSet]) -> NDArray[np.float64]:
+    """Scores that rank the choices, [S, Q, C]: summed log-probabilities, or logits where they rank alike.
+
+    Nothing waits for the device before the end.
+    """
+    index = {layer_set: i for i, layer_set in enumerate(sets)}
+    scores = torch.zeros(len(sets), plan.gold_QC.size, dtype=torch.float64, device=layers.device)
+    layers.expect(donor_calls(layers.depth, sets) * len(plan.batches))
+    for batch in plan.batches:
+        for layer_set, stream in walk(layers.on(batch.layout), layers.embed(batch.tokens_N), sets):
+            read_off(batch, stream.sum(), layers.logits, scores[index[layer_set]])
+            # Or the walk would hold one activation more than it needs while it computes the next.
+            del stream
+    scores_SQC = scores.view(len(sets), *plan.gold_QC.shape).cpu().numpy()
+    scores_SQC[:, plan.absent_QC] = -np.inf
+    return scores_SQC
 
 
 def default_batch_tokens(device: torch.device) -> int:
     """Tokens of a batch that suit the device."""
-    return BATCH_TOKENS.get(device.type, BATCH_TOKENS["cuda"])
+    return TOKENS["cpu" if device.type == "cpu" else "resident"]
 
 
 def _peak_resident_bytes() -> int:
@@ -253,20 +307,3 @@ def _processor_name() -> str:
         return platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-class _CountedLayers:
-    """A pair's layers, counting how often one is run."""
-
-    def __init__(self, pair: HybridPair) -> None:
-        self._pair = pair
-        self.depth = pair.depth
-        self.calls = 0
-
-    def base(self, i: int, x: Tensor) -> Tensor:
-        self.calls += 1
-        return self._pair.base(i, x)
-
-    def donor(self, i: int, x: Tensor) -> Tensor:
-        self.calls += 1
-        return self._pair.donor(i, x)

@@ -1,6 +1,6 @@
 """Turns a list of questions into batches on the device: what to run, and where its answers are read off.
 
-Suffixes: B rows of a batch, T tokens, P positions whose logits are read, M targets, Q questions, C choices.
+Suffixes: R rows of a batch, N packed tokens, P positions whose logits are read, M targets, Q questions, C choices.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.packing import pack, padded
+from evaluation.beginnings import common_beginnings
+from evaluation.packing import PackedBatch, pack
 from evaluation.questions import QuestionSet
+from models.packed.layout import Layout, make_layout, to_device
 
 MAX_LOGITS = 2**26
 """Most logits held at once; 256 MiB in float32."""
@@ -24,12 +26,12 @@ MAX_LOGITS = 2**26
 class Readout(NamedTuple):
     """Positions of one batch whose logits fit in memory together, and the targets read off them."""
 
-    at_P: Tensor
-    """Index into the batch's B*T positions."""
+    positions: slice
+    """Of the P positions that the layout keeps."""
     normalised: int
     """The first so many positions need log-probabilities; of the others logits will do."""
     from_M: Tensor
-    """Index into the P positions."""
+    """Index into these positions."""
     token_M: Tensor
     slot_M: Tensor
     """Question * C + choice, the question counted within the list."""
@@ -38,7 +40,8 @@ class Readout(NamedTuple):
 class Batch(NamedTuple):
     """Rows that run together."""
 
-    tokens_BT: Tensor
+    tokens_N: Tensor
+    layout: Layout
     readouts: list[Readout]
 
 
@@ -66,41 +69,57 @@ def make_plan(
     Args:
         questions: All questions.
         asked: Which of them, in the order of the answers.
-        batch_tokens: Most tokens in one batch, padding included.
+        batch_tokens: Most tokens in one batch.
         vocab_size: Logits per position.
         device: Where the tensors go.
         log_probs: Normalise every target over the vocabulary, where ranking alone would not need it.
     """
     rows, question_of_row = _spread(questions.first_row_Q1, asked)
+    tokens_R = [questions.row(r) for r in rows]
     choices = questions.gold_QC.shape[1]
     batches = []
-    for members in pack(questions.lengths_R[rows], batch_tokens):
-        tokens_BT = padded([questions.row(rows[b]) for b in members])
+    group_R, prefix_R = common_beginnings(tokens_R)
+    for packed in pack(tokens_R, group_R, batch_tokens, prefix_R=prefix_R):
+        members = packed.members_R
         targets, row_of_target = _spread(questions.first_target_R1, rows[members])
         question_M = question_of_row[members][row_of_target]
-        position_M = row_of_target * tokens_BT.shape[1] + questions.position_M[targets]
+        at_M = packed.at(row_of_target, questions.position_M[targets])
         slot_M = question_M * choices + questions.choice_M[targets]
         raw_M = questions.one_token_Q[asked[question_M]] & (not log_probs)
-        token_M = questions.token_M[targets]
-        readouts = _readouts(position_M, raw_M, token_M, slot_M, max(1, MAX_LOGITS // vocab_size), device)
-        batches.append(Batch(torch.from_numpy(tokens_BT).to(device), readouts))
+        most = max(1, MAX_LOGITS // vocab_size)
+        keep_P, readouts = _readouts(at_M, raw_M, questions.token_M[targets], slot_M, most, device)
+        batches.append(Batch(*_run(packed, keep_P, device), readouts))
     absent_QC = np.arange(choices) >= questions.num_choices_Q[asked, None]
     return Plan(batches, absent_QC, questions.gold_QC[asked])
 
 
-def read_off(batch: Batch, h_BTD: Tensor, logits: Callable[[Tensor], Tensor], scores: Tensor) -> None:
+def _run(packed: PackedBatch, keep_P: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Layout]:
+    """The tokens and the layout of a batch."""
+    layout = make_layout(
+        packed.row_lengths_R,
+        keep_P,
+        device=device,
+        prefix_lengths=packed.prefix_lengths_G,
+        prefix_of_row=packed.prefix_of_row_R,
+    )
+    return to_device(packed.tokens_N.astype(np.int64), device), layout
+
+
+def read_off(batch: Batch, h_PD: Tensor, logits: Callable[[Tensor], Tensor], scores: Tensor) -> None:
     """Add to the scores of the choices what the model says of the targets of one batch.
 
     Args:
         batch: What was run.
-        h_BTD: What the last layer made of it.
+        h_PD: What the last layer made of the positions that are read.
         logits: Final norm and head: [P, D] to [P, V].
         scores: float64 [Q * C] of the whole plan, added to in place: several tokens of a choice add up.
     """
-    h_ND = h_BTD.flatten(0, 1)
     for readout in batch.readouts:
-        logits_PV = logits(h_ND[readout.at_P])
-        if readout.normalised:
+        logits_PV = logits(h_PD[readout.positions])
+        if logits_PV.dtype != torch.float32:
+            # Rounding to few bits makes ties, which lm-eval breaks after its log-softmax: so must we.
+            logits_PV = logits_PV.log_softmax(-1)
+        elif readout.normalised:
             first_PV, rest_PV = logits_PV[: readout.normalised], logits_PV[readout.normalised :]
             logits_PV = torch.cat([first_PV.log_softmax(-1), rest_PV])
         scores.index_add_(0, readout.slot_M, logits_PV[readout.from_M, readout.token_M].double())
@@ -113,7 +132,7 @@ def _readouts(
     slot_M: NDArray[np.int64],
     most: int,
     device: torch.device,
-) -> list[Readout]:
+) -> tuple[NDArray[np.int64], list[Readout]]:
     """Each position once, those to normalise first, at most `most` at a time."""
     # Targets of one position agree on whether they are raw: a row belongs to one question.
     at_2P, from_M = np.unique(np.stack([raw_M.astype(np.int64), position_M]), axis=1, return_inverse=True)
@@ -121,13 +140,14 @@ def _readouts(
     order = np.argsort(from_M, kind="stable")
     readouts = []
     for begin in range(0, at_2P.shape[1], most):
-        raw_P, at_P = at_2P[:, begin : begin + most]
+        raw_P = at_2P[0, begin : begin + most]
         first, last = np.searchsorted(from_M[order], [begin, begin + most])
         chosen = order[first:last]
-        tensors = (at_P.copy(), from_M[chosen] - begin, token_M[chosen], slot_M[chosen])
-        at, source, token, slot = (torch.from_numpy(array).to(device) for array in tensors)
-        readouts.append(Readout(at, int(len(raw_P) - raw_P.sum()), source, token, slot))
-    return readouts
+        arrays = (from_M[chosen] - begin, token_M[chosen], slot_M[chosen])
+        source, token, slot = (to_device(array, device) for array in arrays)
+        positions = slice(begin, begin + len(raw_P))
+        readouts.append(Readout(positions, int(len(raw_P) - raw_P.sum()), source, token, slot))
+    return at_2P[1], readouts
 
 
 def _spread(first: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -8,7 +8,7 @@ obvious twin, against which it is tested.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from genetic_algorithm import LayerSet
 
@@ -28,6 +28,12 @@ class Layers(Protocol[X]):
     def donor(self, i: int, x: X) -> X:
         """What the donor's layer `i` makes of `x`."""
 
+    def fork(self, x: X) -> tuple[X, Any]:
+        """`x` to go on with now, and a ticket for it to come back to; the old `x` is not used again."""
+
+    def back(self, ticket: Any) -> X:
+        """The `x` of a ticket, once."""
+
 
 def distinct(batch: Iterable[LayerSet]) -> list[LayerSet]:
     """Drop repeated sets, keeping the order of first appearance."""
@@ -43,7 +49,7 @@ def walk(model: Layers[X], x: X, wanted: Sequence[LayerSet], start: int = 0) -> 
 
     Args:
         model: The layers.
-        x: What enters layer `start`; for a transformer [B, T, D].
+        x: What enters layer `start`; for a transformer the residual stream.
         wanted: Sets that agree below layer `start`.
         start: First layer that is still to run.
     """
@@ -59,8 +65,13 @@ def walk(model: Layers[X], x: X, wanted: Sequence[LayerSet], start: int = 0) -> 
             # No branch here: to go on in this frame lets go of what entered the layer.
             x = model.donor(depth, x)
         else:
-            yield from walk(model, model.donor(depth, x), swapped, depth + 1)
+            x, ticket = model.fork(x)
+            entering = [model.donor(depth, x)]
+            del x  # the ticket alone says where it is kept
+            yield from walk(model, entering.pop(), swapped, depth + 1)
             wanted = [layers for layers in wanted if depth not in layers.indices]
+            x = model.back(ticket)
+            del ticket
             x = model.base(depth, x)
     for layers in wanted:
         yield layers, x
@@ -71,6 +82,34 @@ def one_at_a_time(model: Layers[X], x: X, layers: LayerSet) -> X:
     for depth in range(model.depth):
         x = model.donor(depth, x) if depth in layers.indices else model.base(depth, x)
     return x
+
+
+class _Recorder:
+    """Layers that only note which are run."""
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self.donor_calls: list[int] = []
+
+    def base(self, i: int, x: None) -> None:
+        return None
+
+    def donor(self, i: int, x: None) -> None:
+        self.donor_calls.append(i)
+
+    def fork(self, x: None) -> tuple[None, None]:
+        return None, None
+
+    def back(self, ticket: None) -> None:
+        return None
+
+
+def donor_calls(depth: int, wanted: Sequence[LayerSet]) -> list[int]:
+    """The donor's layers that `walk` runs for `wanted`, in its order."""
+    recorder = _Recorder(depth)
+    for _ in walk(recorder, None, wanted):
+        pass
+    return recorder.donor_calls
 
 
 def count_layer_calls(depth: int, wanted: Iterable[LayerSet]) -> int:

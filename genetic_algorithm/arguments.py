@@ -26,6 +26,8 @@ _MODEL_FLAGS = (
     "num_fewshot",
     "gpu",
     "dtype",
+    "fast_dtype",
+    "memory",
     "batch_tokens",
     "layers_dir",
 )
@@ -91,6 +93,16 @@ def make_parser(
     models.add_argument("--num-fewshot", type=int, metavar="N", help="solved examples shown [the task's own]")
     models.add_argument("--gpu", metavar="N|cpu|auto", help="device [auto: GPU 0 where there is one]")
     models.add_argument("--dtype", choices=("float32", "bfloat16"), help="[bfloat16 on a GPU, float32 on a CPU]")
+    models.add_argument(
+        "--fast-dtype",
+        choices=("same", "fp8"),
+        help="of stage 1 and of screening: fp8 asks these questions in 8 bits, on GPUs that can [same]",
+    )
+    models.add_argument(
+        "--memory",
+        choices=("auto", "resident", "streamed"),
+        help="both models on the GPU, or the donor's layers streamed to it [auto: by its free memory]",
+    )
     models.add_argument("--layers-dir", type=Path, metavar="DIR", help="extracted donor layers [the donor]")
     models.add_argument("--batch-tokens", type=int, metavar="N", help="tokens per forward pass [by device]")
     models.add_argument(

@@ -51,6 +51,9 @@ class Evaluator(Protocol):
     def subjects(self) -> NDArray[np.int64]:
         """Subject of each question, int64 [num_questions]; limits are per subject."""
 
+    # An evaluator may also have `coarse_from`: its questions from that index on are the first ones again, in order, to
+    # be answered faster and less exactly.
+
     def answers(self, batch: Sequence[LayerSet], questions: NDArray[np.int64]) -> Iterator[tuple[LayerSet, Answers]]:
         """Yield each distinct set of `batch` with its answers to `questions` (indices), in any order.
 

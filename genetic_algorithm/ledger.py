@@ -35,8 +35,13 @@ class Request:
         return len(self.batch) * len(self.questions)
 
 
-def question_parts(config: SearchConfig, subjects: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+def question_parts(
+    config: SearchConfig, subjects: NDArray[np.int64], coarse_from: int | None = None
+) -> dict[str, NDArray[np.int64]]:
     """The questions of each part, as sorted indices; final and hold-out questions may be none.
+
+    From `coarse_from` on, all questions are there again, to be answered faster and less exactly: the fast part is
+    taken from these, and no other part.
 
     Hold-out questions are the next after all others; where a limit is none, the last of each subject, and none
     then means all but these.
@@ -44,6 +49,7 @@ def question_parts(config: SearchConfig, subjects: NDArray[np.int64]) -> dict[st
     Raises:
         SearchError: if there are no questions, or the hold-out would take all of a subject.
     """
+    subjects = subjects[:coarse_from]
     if len(subjects) == 0:
         raise SearchError("the evaluator has no questions; choose other --tasks")
     last = config.full_limit if config.final_limit == 0 else config.final_limit
@@ -53,7 +59,7 @@ def question_parts(config: SearchConfig, subjects: NDArray[np.int64]) -> dict[st
         return np.setdiff1d(limit_questions(subjects, limit), held, assume_unique=True)
 
     return {
-        FAST: first(config.fast_limit),
+        FAST: first(config.fast_limit) + (coarse_from or 0),
         FULL: first(config.full_limit),
         FINAL: first(config.final_limit),
         HOLDOUT: held if last is None else limit_questions(subjects, config.holdout_limit, last),
@@ -73,9 +79,17 @@ def _last_of_each(subjects: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 class Ledger:
     """Answers by layer set, and the scores they make on each part of the questions."""
 
-    def __init__(self, parts: dict[str, NDArray[np.int64]], num_questions: int) -> None:
+    def __init__(self, parts: dict[str, NDArray[np.int64]], num_questions: int, num_answers: int | None = None) -> None:
+        """Know nothing yet.
+
+        Args:
+            parts: Questions of each part.
+            num_questions: How many there are.
+            num_answers: Indices that questions have, where some are there twice; as many as questions when None.
+        """
         self.parts = parts
         self.num_questions = num_questions
+        self._num_answers = num_answers or num_questions
         self._correct: dict[LayerSet, NDArray[np.int8]] = {}  # -1 unknown, 0 wrong, 1 right
         self._scores: dict[tuple[LayerSet, str], Score] = {}
         self._failed: dict[LayerSet, None] = {}
@@ -101,7 +115,7 @@ class Ledger:
                 f"the evaluator gave {correct.size} answers to {len(questions)} questions for {layers}; "
                 "it must give one per question"
             )
-        row = self._correct.setdefault(layers, np.full(self.num_questions, -1, dtype=np.int8))
+        row = self._correct.setdefault(layers, np.full(self._num_answers, -1, dtype=np.int8))
         row[questions] = correct
 
     def fail(self, layers: LayerSet) -> None:

@@ -35,7 +35,7 @@ def make_plan(
 ) -> list[StagePlan]:
     """The cost of a search by stage. The sum is an upper bound; most searches stay well below it."""
     fast, full, final = (len(parts[name]) for name in (FAST, FULL, FINAL))
-    rest = full - fast
+    rest = len(np.setdiff1d(parts[FULL], parts[FAST]))  # coarse answers are no part of the full ones
     singles = space.num_layers + 1 if measure_singles else 0
     per_generation = max(1, config.population - config.elitism)
     first = min(space.size, config.population + config.generations * per_generation)

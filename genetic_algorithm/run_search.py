@@ -133,7 +133,14 @@ def _make_search(job: Job, evaluator: Evaluator) -> Search:
         except SearchError as error:
             raise SearchError(f"{job.args.elite}: {error}") from error
     subjects = np.asarray(evaluator.subjects, dtype=np.int64)
-    return Search(job.config, space, subjects, single_scores=job.single_scores, elite=job.elite)
+    return Search(
+        job.config,
+        space,
+        subjects,
+        coarse_from=getattr(evaluator, "coarse_from", None),
+        single_scores=job.single_scores,
+        elite=job.elite,
+    )
 
 
 def _plan(search: Search, job: Job) -> list[plan.StagePlan]:
@@ -178,6 +185,8 @@ def _search(job: Job, evaluator: Evaluator, search: Search, opened: run_folder.O
     paths = opened.paths
     with logging_to(paths.log):
         _log.info("%s %s", "resuming the search in" if opened.is_resumed else "search in", paths.folder)
+        if setting := getattr(evaluator, "setting", ""):
+            _log.info("%s", setting)
         if opened.is_resumed and not paths.journal.exists():
             _log.warning("%s is missing: all questions are asked again; put it back to keep them", paths.journal)
         header = {**({} if job.factory is None else {"factory": job.factory}), **journal_header(evaluator)}

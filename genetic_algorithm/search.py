@@ -66,6 +66,7 @@ class Search:
         config: sizes, limits and the seed.
         space: the sets it may propose.
         subjects: subject of each question, int64 [num_questions].
+        coarse_from: first of the questions that are there again, for coarse answers; None where none are.
         single_scores: accuracy of each layer alone, by layer; measured first when not given.
         elite: sets to begin with; made of the best single layers when not given.
 
@@ -79,6 +80,7 @@ class Search:
         space: SearchSpace,
         subjects: NDArray[np.int64],
         *,
+        coarse_from: int | None = None,
         single_scores: Mapping[int, float] | None = None,
         elite: Sequence[LayerSet] = (),
     ) -> None:
@@ -91,7 +93,8 @@ class Search:
                 "leave them out and they are measured"
             )
         self.config, self.space = config, space
-        self.ledger = Ledger(question_parts(config, subjects), len(subjects))
+        parts = question_parts(config, subjects, coarse_from)
+        self.ledger = Ledger(parts, coarse_from or len(subjects), len(subjects))
         self.outcome = Outcome(self.ledger)
         self._genetic = Genetic(config, space, self.ledger, np.random.default_rng(config.seed), single_scores, elite)
         self._strategy = self._stages()

@@ -33,6 +33,8 @@ def eval_config(args: argparse.Namespace, pair: str) -> Any:
         "question_order": args.question_order,
         "num_fewshot": args.num_fewshot,
         "batch_tokens": args.batch_tokens,
+        "fast_dtype": args.fast_dtype,
+        "memory": args.memory,
     }
     return EvalConfig(
         pair=pair,
@@ -74,13 +76,13 @@ def make_evaluator(evaluation: Any, factory: str | None, config: SearchConfig, *
     if factory is None:
         from functools import partial
 
-        from evaluation.build import build_evaluator
+        from evaluation.build import build_evaluator, with_coarse_answers
         from model_preparation.sources import locate  # knows the hubs, and asks their caches first
 
         limit = arguments.largest_limit(config)
         found = partial(locate, download=download)
-        engine: Evaluator = build_evaluator(evaluation, max_limit=limit, locate=found)
-        return engine
+        engine = build_evaluator(evaluation, max_limit=limit, locate=found)
+        return with_coarse_answers(engine) if evaluation.fast_dtype == "fp8" else engine
     evaluator: Evaluator = _import_factory(factory)()
     lacking = [name for name in _NEEDED if not hasattr(evaluator, name)]
     if lacking:

@@ -5,28 +5,44 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.accuracy import Accuracy, evaluate_model
-from evaluation.build import load_questions
+from evaluation.build import task_source
 from evaluation.config import EvalConfig
-from evaluation.engine import default_batch_tokens
+from evaluation.tasks import load_tasks
 from genetic_algorithm import Score
 from model_preparation.device import Device, memory_errors_named
 
 if TYPE_CHECKING:
+    from evaluation.lm_results import LmEvalRun
     from models.modeling_llamba import LlambaForCausalLM
 
 
-def score_model(model: LlambaForCausalLM, tokenizer: Any, config: EvalConfig, limit: int | None) -> Accuracy:
-    """Score one model as it stands on the first `limit` questions of each subject (None: all).
+def score_model(
+    model: LlambaForCausalLM, tokenizer: Any, config: EvalConfig, limit: int | None, *, name: str, output: Path
+) -> LmEvalRun:
+    """Have lm-eval ask one model the first `limit` questions of each subject (None: all), and keep its files.
+
+    Args:
+        model: As it stands.
+        tokenizer: Its tokenizer.
+        config: Which questions, and how many tokens at a time.
+        limit: Questions of each subject.
+        name: What lm-eval is to call the model.
+        output: Folder of its files.
 
     Raises:
         EvaluationError: for tasks or questions that cannot be had; the memory does not suffice.
+        OSError: the folder cannot be made.
     """
-    questions = load_questions(config, tokenizer, model.config, max_limit=limit)
-    tokens = config.batch_tokens or default_batch_tokens(model.device)
+    # Both import lm-eval, which takes seconds: tools that only spell scores need not wait for it.
+    from evaluation.lm import HybridLM
+    from evaluation.lm_results import run_lm_eval
+
+    loaded = load_tasks(task_source(config))
+    lm = HybridLM(model, tokenizer, batch_tokens=config.batch_tokens, name=name)
+    tokens = lm.batch_tokens
     advice = f"give --batch-tokens {max(1, tokens // 2)}" + ("" if model.device.type == "cpu" else ", or --gpu cpu")
     with memory_errors_named(str(model.device), f"answering with {tokens} tokens at a time", advice):
-        return evaluate_model(model, questions, limit, batch_tokens=tokens)
+        return run_lm_eval(lm, loaded, limit=limit, order=config.question_order, output=output)
 
 
 def spell_score(score: Score) -> dict[str, Any]:

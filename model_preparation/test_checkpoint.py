@@ -20,6 +20,7 @@ if not __package__:  # run as a file: the project is the folder above
 from evaluation.entry import Parser
 from model_preparation.checkpoints.info import read_info
 from model_preparation.options import add_device_options, positive
+from model_preparation.sources import default_layers_dir
 from models.errors import ModelError
 from models.pairs import Pair, get_pair
 
@@ -39,8 +40,9 @@ NEW_TOKENS = 20
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; see the top of this file. The last line printed is JSON."""
     arguments = _parse(argv)
-    if not arguments.full_eval and (arguments.limit is not None or arguments.tasks or arguments.mmlu_dir):
-        raise ModelError("--limit, --tasks and --mmlu-dir are about --full_eval; give that as well")
+    about_questions = (arguments.limit, arguments.tasks, arguments.mmlu_dir, arguments.output_path)
+    if not arguments.full_eval and any(about_questions):
+        raise ModelError("--limit, --tasks, --mmlu-dir and --output_path are about --full_eval; give that as well")
     from model_preparation.checkpoints.verification import check_agree, check_numbers, check_there, verify
     from model_preparation.device import Device, load_on
     from model_preparation.speed import measure
@@ -110,20 +112,24 @@ def _evaluate(
         batch_tokens=arguments.batch_tokens,
     )
     began = time.perf_counter()
-    accuracy = score_model(model, tokenizer, config, arguments.limit)
+    output = arguments.output_path or default_layers_dir().with_name("results") / "lm_eval"
+    name = arguments.checkpoint.resolve().name
+    run = score_model(model, tokenizer, config, arguments.limit, name=name, output=output)
     tasks = list(config.tasks) or (["mmlu"] if config.mmlu_dir else list(pair.tasks))
     limited = "" if arguments.limit is None else f", the first {arguments.limit} questions of each subject"
     print(f"{' '.join(tasks)}{limited}:", file=sys.stderr)
-    for name, score in (*accuracy.subjects.items(), ("in all", accuracy.total)):
+    for subject, score in (*run.subjects.items(), ("in all", run.total)):
         print(
-            f"  {name:40} {score.accuracy:.4f} +- {score.standard_error:.4f}  ({score.asked})",
+            f"  {subject:40} {score.accuracy:.4f} +- {score.standard_error:.4f}  ({score.asked})",
             file=sys.stderr,
         )
+    print(f"each answer, as lm-eval writes it: {run.folder}", file=sys.stderr)
     return {
         "tasks": tasks,
         "limit": arguments.limit,
-        **spell_score(accuracy.total),
-        "subjects": {name: spell_score(score) for name, score in accuracy.subjects.items()},
+        **spell_score(run.total),
+        "subjects": {subject: spell_score(score) for subject, score in run.subjects.items()},
+        "files": str(run.folder),
         "seconds": round(time.perf_counter() - began, 1),
     }
 
@@ -153,6 +159,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--limit", type=positive, metavar="N", help="questions of each subject [all]")
     add("--tasks", nargs="+", default=[], metavar="TASK", help="lm-eval tasks or groups [those of its pair]")
     add("--mmlu-dir", "--mmlu_dir", type=Path, metavar="DIR", help="a local copy of cais/mmlu [the hub]")
+    add("--output_path", "--output-path", type=Path, metavar="DIR", help="lm-eval's files go there [results/lm_eval]")
     add_device_options(parser)
     add("--batch-tokens", "--batch_tokens", type=positive, metavar="N", help="tokens per forward pass [by device]")
     return parser.parse_args(argv)

@@ -41,6 +41,8 @@ class HybridPair:
         device: Where everything is.
         dtype: Of the weights and of hidden states.
         model: The base.
+        donor_layers: The donor's layers, on a device of their own where `load` was told so.
+        rotary: The donor's rotary embedding.
     """
 
     def __init__(self, model: LlambaForCausalLM, donor_layers: Iterable[nn.Module], donor_config: LlamaConfig) -> None:
@@ -57,8 +59,8 @@ class HybridPair:
         self.depth: int = model.config.n_layer
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
-        self._donor = list(donor_layers)
-        self._rotary = LlamaRotaryEmbedding(donor_config).to(self.device)
+        self.donor_layers = list(donor_layers)
+        self.rotary = LlamaRotaryEmbedding(donor_config).to(self.device)
         self._table: tuple[Tensor, Tensor] | None = None
 
     @classmethod
@@ -70,6 +72,7 @@ class HybridPair:
         layers_dir: str | Path | None = None,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
+        donor_device: str | torch.device | None = None,
     ) -> HybridPair:
         """Load both models from local folders.
 
@@ -80,6 +83,8 @@ class HybridPair:
                 config.json unless `donor_dir` is given too.
             dtype: Weights are cast to it.
             device: Weights are moved there one by one.
+            donor_device: The same of the donor's layers, if it is another; such a pair is for the packed engine, which
+                fetches them.
 
         Raises:
             ModelError: A folder is not what it should be, or the two do not fit.
@@ -87,7 +92,7 @@ class HybridPair:
         source = _DonorLayers(donor_dir, layers_dir)
         base = load_base(base_dir, dtype=dtype, device=device)
         check_pair(base.config, source.config)
-        layers = [source.load(i, dtype, device) for i in range(base.config.n_layer)]
+        layers = [source.load(i, dtype, donor_device or device) for i in range(base.config.n_layer)]
         return cls(base, layers, source.config)
 
     def embed(self, tokens_BT: Tensor) -> Tensor:
@@ -101,11 +106,16 @@ class HybridPair:
     def donor(self, i: int, h_BTD: Tensor) -> Tensor:
         """The donor's layer `i`, the texts starting at position 0."""
         table = self._rotary_table(h_BTD.shape[1])
-        return self._donor[i](h_BTD, attention_mask=None, position_embeddings=table)
+        return self.donor_layers[i](h_BTD, attention_mask=None, position_embeddings=table)
 
     def logits(self, h_ND: Tensor) -> Tensor:
         """Final norm and head at the positions given: [N, D] to float32 [N, V]."""
         return self.model.project(self.model.backbone.final_layernorm(h_ND)).float()
+
+    def take_donor_layers(self) -> list[nn.Module]:
+        """The donor's layers, which the pair then has no more; for who keeps them elsewhere, one by one."""
+        taken, self.donor_layers = self.donor_layers, []
+        return taken
 
     def assemble(self, indices: Iterable[int]) -> LlambaForCausalLM:
         """The hybrid whose layers `indices` are the donor's, as a model of its own that shares these weights.
@@ -114,7 +124,9 @@ class HybridPair:
             ModelError: An index is outside 0..depth-1 or repeated.
         """
         chosen = check_layers(indices, self.depth)
-        donors = {i: self._donor[i] for i in chosen}
+        if chosen and not self.donor_layers:
+            raise ModelError("the donor's layers were taken out of this pair; load it anew to assemble a model")
+        donors = {i: self.donor_layers[i] for i in chosen}
         return _assemble(self.model, donors, self.donor_config)
 
     def _rotary_table(self, tokens: int) -> tuple[Tensor, Tensor]:
@@ -122,7 +134,7 @@ class HybridPair:
         fixed = self.donor_config.rope_parameters["rope_type"] not in _LENGTH_DEPENDENT_ROPE
         if self._table is None or self._table[0].shape[1] < tokens or not fixed:
             like = torch.empty(0, dtype=self.dtype, device=self.device)
-            self._table = self._rotary(like, torch.arange(tokens, device=self.device).unsqueeze(0))
+            self._table = self.rotary(like, torch.arange(tokens, device=self.device).unsqueeze(0))
         cos, sin = self._table
         return cos[:, :tokens], sin[:, :tokens]
 

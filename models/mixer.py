@@ -18,25 +18,33 @@ from .configuration_llamba import LlambaConfig
 from .scan import chunked_scan, scan_step
 
 
-class CausalConv(nn.Conv1d):
-    """Causal depthwise convolution in float32, as W shifted products; its weights are those of nn.Conv1d.
+def depthwise_conv(input_BTC: Tensor, weight_CW: Tensor, bias_C: Tensor | None) -> Tensor:
+    """Causal depthwise convolution in float32, as W shifted products: [B, W - 1 + T, C] -> [B, T, C].
 
-    Beside nn.Conv1d's own way this needs no transposes and takes a third of the time on a CPU. It is a module to be
-    called, as only a call brings weights that wait in memory or on disk to the device.
+    Beside nn.Conv1d's own way this needs no transposes and takes a third of the time on a CPU.
+    """
+    input_BTC = input_BTC.float()
+    kernel = weight_CW.shape[1]
+    tokens = input_BTC.shape[1] - kernel + 1
+    # Contiguous, as strided weights would not vectorise.
+    weight_WC = weight_CW.float().t().contiguous()
+    out_BTC = input_BTC[:, :tokens] * weight_WC[0]
+    if bias_C is not None:
+        out_BTC = out_BTC + bias_C.float()
+    for k in range(1, kernel):  # in place: no gradient needs the partial sums
+        out_BTC.addcmul_(input_BTC[:, k : k + tokens], weight_WC[k])
+    return out_BTC
+
+
+class CausalConv(nn.Conv1d):
+    """`depthwise_conv` with the weights of nn.Conv1d.
+
+    A module to be called, as only a call brings weights that wait in memory or on disk to the device.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, W - 1 + T, C] -> [B, T, C]."""
-        input = input.float()
-        tokens = input.shape[1] - self.kernel_size[0] + 1
-        # Contiguous, as strided weights would not vectorise.
-        weight_WC = self.weight[:, 0].float().t().contiguous()
-        out_BTC = input[:, :tokens] * weight_WC[0]
-        if self.bias is not None:
-            out_BTC = out_BTC + self.bias.float()
-        for k in range(1, self.kernel_size[0]):  # in place: no gradient needs the partial sums
-            out_BTC.addcmul_(input[:, k : k + tokens], weight_WC[k])
-        return out_BTC
+        return depthwise_conv(input, self.weight[:, 0], self.bias)
 
 
 class LlambaMixer(nn.Module):

@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Besides itself; entry points wire packages together, but only inside functions."""
 ENTRY_POINTS = {
+    "evaluation/doctor.py",
     "genetic_algorithm/run_search.py",
     "genetic_algorithm/wiring.py",
     "models/tiny_pair/__main__.py",
@@ -157,7 +158,8 @@ def test_every_script_tells_how_it_is_used(path: Path) -> None:
 
 TOOLS = [
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
-    for path in tracked("model_preparation/*.py", "genetic_algorithm/*.py", "scripts/*.py", "models/tiny_pair/*.py")
+    for folder in ("model_preparation", "genetic_algorithm", "evaluation", "scripts", "models/tiny_pair")
+    for path in tracked(f"{folder}/*.py")
     if 'if __name__ == "__main__"' in path.read_text(encoding="utf-8")
 ]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.accuracy import accuracy_report, evaluate_model, evaluate_sets
+from evaluation.accuracy import accuracy_report, evaluate_sets
 from evaluation.engine import Engine
 from evaluation.errors import EvaluationError
 from evaluation.judge import judge
@@ -149,10 +149,10 @@ def test_the_donor_is_asked_once_for_each_question(
     engine, seen = Engine(pair, questions, batch_tokens=10**6), []
     run = engine._scores
 
-    def spy(sets: Any, plan: Any, layers: Any) -> Any:
-        if layers is engine.pair:
-            seen.append(len(plan.gold_QC))
-        return run(sets, plan, layers)
+    def spy(sets: Any, asked: Any) -> Any:
+        if sets == [LayerSet((0, 1, 2, 3))]:
+            seen.append(len(asked))
+        return run(sets, asked)
 
     monkeypatch.setattr(engine, "_scores", spy)
     for asked in ([0, 1, 2], [2, 1, 1, 0], [0, 1, 2, 3, 7]):
@@ -179,7 +179,7 @@ def test_layers_and_questions_out_of_range_are_refused(pair: Any, questions: Que
 def test_a_set_that_gives_no_numbers_fails_after_the_others_are_told(questions: QuestionSet) -> None:
     broken = make_pair()
     broken.donor(1, broken.embed(torch.zeros(1, 2, dtype=torch.long)))  # it works before
-    for parameter in broken._donor[1].parameters():
+    for parameter in broken.donor_layers[1].parameters():
         parameter.data.fill_(torch.nan)
     engine, told = Engine(broken, questions), []
     engine._donor_known_Q[:] = True  # the donor itself is broken too, which is not what is tested here
@@ -192,14 +192,36 @@ def test_a_set_that_gives_no_numbers_fails_after_the_others_are_told(questions: 
         list(Engine(broken, questions).answers([LayerSet((2,))], np.array([0])))
 
 
-def test_too_little_memory_says_what_to_do(pair: Any, questions: QuestionSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_met_by_smaller_batches(
+    pair: Any, questions: QuestionSet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = all_answers(Engine(pair, questions, batch_tokens=300), [LayerSet((1,))])
+    engine = Engine(pair, questions, batch_tokens=1200)
+    embed = engine.layers.embed
+
+    def small(tokens: torch.Tensor) -> Any:
+        if len(tokens) > 300:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return embed(tokens)
+
+    monkeypatch.setattr(engine.layers, "embed", small)
+    with caplog.at_level("WARNING"):
+        found = all_answers(engine, [LayerSet((1,))])
+    assert_same(found[LayerSet((1,))], expected[LayerSet((1,))])
+    assert engine.batch_tokens == 300
+    assert "going on with 300 tokens at a time" in caplog.text
+
+
+def test_too_little_memory_for_anything_says_what_to_do(
+    pair: Any, questions: QuestionSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     engine = Engine(pair, questions, batch_tokens=512)
-    monkeypatch.setattr(engine.pair, "embed", full)
-    with pytest.raises(EvaluationError, match=r"out of memory on cpu with 512 tokens .* --batch-tokens 256"):
-        list(engine.answers([LayerSet((1,))], np.array([0])))
+    monkeypatch.setattr(engine.layers, "embed", full)
+    with pytest.raises(EvaluationError, match=r"out of memory on cpu even with 256 tokens"):
+        list(engine.answers([LayerSet((1,))], np.arange(59)))
 
 
 def test_gradients_and_inference_mode_stay_as_they_were(pair: Any, questions: QuestionSet) -> None:
@@ -323,13 +345,6 @@ def test_accuracy_of_lm_eval_is_the_same(pair: Any, questions: QuestionSet, sour
     assert results["results"]["toy"]["acc,none"] == pytest.approx(accuracy.groups["toy"].accuracy)
     for name, score in accuracy.subjects.items():
         assert results["results"][name]["acc,none"] == pytest.approx(score.accuracy)
-
-
-@pytest.mark.parametrize("limit", [None, 5])
-def test_a_finished_model_scores_as_its_layer_set(pair: Any, questions: QuestionSet, limit: int | None) -> None:
-    layers = LayerSet((0, 2))
-    expected = evaluate_sets(Engine(pair, questions), [layers], limit)[layers]
-    assert evaluate_model(pair.assemble(layers.indices), questions, limit, batch_tokens=128) == expected
 
 
 def test_report_has_a_line_for_each_group_and_subject(pair: Any, questions: QuestionSet) -> None:

@@ -26,6 +26,12 @@ class ToyHybrid:
         self.calls += 1
         return (x * 37 + 5 * i + 1) % 1_000_003
 
+    def fork(self, x: int) -> tuple[int, int]:
+        return x, x
+
+    def back(self, ticket: int) -> int:
+        return ticket
+
 
 class Activation:
     """Stands for a tensor; can be watched."""
@@ -50,6 +56,12 @@ class WatchedHybrid:
         return self.new()
 
     donor = base
+
+    def fork(self, x: Activation) -> tuple[Activation, Activation]:
+        return x, x
+
+    def back(self, ticket: Activation) -> Activation:
+        return ticket
 
 
 @pytest.mark.parametrize("size", range(7))

@@ -194,13 +194,14 @@ def test_a_checkpoint_of_a_newer_version_says_so(copy: Path, capsys: pytest.Capt
 def test_too_little_memory_for_an_evaluation_is_one_line_with_the_next_step(
     checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from evaluation import lm_results
     from model_preparation import scoring
 
     def evaluate(*_: Any, **__: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has ...")
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 20000000000 bytes.\n")
 
-    monkeypatch.setattr(scoring, "load_questions", lambda *_, **__: None)
-    monkeypatch.setattr(scoring, "evaluate_model", evaluate)
+    monkeypatch.setattr(scoring, "load_tasks", lambda *_: None)
+    monkeypatch.setattr(lm_results, "run_lm_eval", evaluate)
     line = refused(checkpoint, capsys, "--full_eval", "--tasks", "tiny", "--batch-tokens", "600")
     assert line.endswith("out of memory on cpu while answering with 600 tokens at a time; give --batch-tokens 300")
 
@@ -264,8 +265,13 @@ def test_the_score_of_a_checkpoint_is_that_of_its_layers(tmp_path: Path, capsys:
     assert extract(["--pair", "tiny", "--output_dir", str(tmp_path / "layers")]) == 0
     assert create([*layers, "--layers", "0", "2", "--output_dir", str(tmp_path / "made")]) == 0
     evaluate = ["--checkpoint", str(tmp_path / "made"), "--full_eval", "--limit", "20", "--gpu", "cpu"]
-    assert main(evaluate) == 0
+    assert main([*evaluate, "--output_path", str(tmp_path / "scores")]) == 0
     made = report(capsys)["evaluation"]
+    folder = tmp_path / "scores" / "made"
+    assert made["files"] == str(folder)
+    assert len(list(folder.glob("samples_tiny_*.jsonl"))) == 4
+    [results] = folder.glob("results_*.json")
+    assert json.loads(results.read_text())["groups"]["tiny"]["acc,none"] == pytest.approx(made["accuracy"])
     command = ["--pair", "tiny", "--layers", "2", "0", "--limit", "20", "--gpu_id", "cpu"]
     assert combination_tool.main(command) == 0
     beside = report(capsys)
@@ -278,6 +284,7 @@ def test_the_score_of_a_checkpoint_is_that_of_its_layers(tmp_path: Path, capsys:
     ("arguments", "told"),
     [
         (["--limit", "3"], "are about --full_eval"),
+        (["--output_path", "scores"], "are about --full_eval"),
         (["--gpu", "foo"], "--gpu foo is no device"),
         (["--full_eval", "--mmlu-dir", "/nowhere"], "/nowhere is not a folder"),
     ],
