@@ -10,7 +10,7 @@ From a fresh clone to a recovered, tested model. Sets up all it needs itself; as
 what was found and where, and with exit status 0 only if what was found is good:
 for the bundled pair, within 0.01 accuracy of the best of all layer sets.
 
-  --pair NAME    base and donor [llamba-8b with a GPU of 18 GB or more, else tiny, the bundled pair]
+  --pair NAME    base and donor [llamba-8b with a GPU of 20 GB or more, else tiny, the bundled pair]
   --base MODEL   another base, --donor MODEL another donor: a folder or a hub id
   --seed N       of the search [0]
 

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from evaluation.errors import EvaluationError
 from evaluation.judge import judge, log_softmax
 from evaluation.memory import TOKENS
-from evaluation.plan import Plan, make_plan, read_off
+from evaluation.plan import Plan, make_plan
 from evaluation.questions import QuestionSet
-from evaluation.walk import distinct, donor_calls, walk
+from evaluation.scoring import score
+from evaluation.walk import distinct
 from genetic_algorithm import Answers, LayerSet
 from models.hybrid import HybridPair
 from models.packed.choose import choose_kernels
@@ -156,7 +157,7 @@ class Engine:
             "peak_memory_gib": round(peak_bytes / 2**30, 2),
             "dtype": self.dtype_name,
             "kernels": self.layers.kernels.name,
-            "memory": self._memory,
+            "memory": self._memory.removeprefix("memory: "),
             "batch_tokens": self.batch_tokens,
             "layers": self.num_layers,
             "questions": self.num_questions,
@@ -269,25 +270,6 @@ class Engine:
             if self.pair.device.type == "cuda":
                 torch.cuda.empty_cache()
             _log.warning("out of memory on %s: going on with %d tokens at a time", self.pair.device, self.batch_tokens)
-
-
-@torch.inference_mode()
-def score(layers: PackedLayers, plan: Plan, sets: Sequence[LayerSet]) -> NDArray[np.float64]:
-    """Scores that rank the choices, [S, Q, C]: summed log-probabilities, or logits where they rank alike.
-
-    Nothing waits for the device before the end.
-    """
-    index = {layer_set: i for i, layer_set in enumerate(sets)}
-    scores = torch.zeros(len(sets), plan.gold_QC.size, dtype=torch.float64, device=layers.device)
-    layers.expect(donor_calls(layers.depth, sets) * len(plan.batches))
-    for batch in plan.batches:
-        for layer_set, stream in walk(layers.on(batch.layout), layers.embed(batch.tokens_N), sets):
-            read_off(batch, stream.sum(), layers.logits, scores[index[layer_set]])
-            # Or the walk would hold one activation more than it needs while it computes the next.
-            del stream
-    scores_SQC = scores.view(len(sets), *plan.gold_QC.shape).cpu().numpy()
-    scores_SQC[:, plan.absent_QC] = -np.inf
-    return scores_SQC
 
 
 def default_batch_tokens(device: torch.device) -> int:

@@ -5,6 +5,7 @@ Suffixes: N packed tokens, D model width, P positions that are read, V vocabular
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -61,6 +62,7 @@ class PackedLayers:
         self.is_quantised = is_quantised
         self.calls = 0
         """Layers run so far."""
+        self._counting = threading.Lock()
         self.branch_bytes: int | None = None
         """Most bytes kept on the device for branches to come back to, more waiting in host memory; None: no bound."""
         self._kept_bytes = 0
@@ -103,6 +105,11 @@ class PackedLayers:
         donors = keep(donor_weights())
         return cls(pair.model, base, (blocks, donors), pair.rotary, kernels)
 
+    @property
+    def is_shareable(self) -> bool:
+        """Whether several threads may run layers at once: streamed ones give way to one another."""
+        return self._donor is None or isinstance(self._donor[1], ResidentDonors)
+
     def embed(self, tokens_N: Tensor) -> Stream:
         """Token ids to the residual stream."""
         return Stream(self.model.backbone.embedding(tokens_N), None)
@@ -136,7 +143,9 @@ class PackedLayers:
         """Hold an activation for later, on the device while there is room for it."""
         size = h_ND.nbytes
         fits = self.branch_bytes is None or self._kept_bytes + size <= self.branch_bytes
-        if fits or self.device.type == "cpu":
+        if self.device.type == "cpu":
+            return Kept(h_ND, 0)
+        if fits:
             self._kept_bytes += size
             return Kept(h_ND, size)
         host_ND = torch.empty(h_ND.shape, dtype=h_ND.dtype, pin_memory=True)
@@ -153,7 +162,8 @@ class PackedLayers:
 
     def _run(self, i: int, block: Block, weights: Weights, x: Stream, layout: Layout) -> Stream:
         kernels, quantise = self.kernels, self.is_quantised
-        self.calls += 1
+        with self._counting:
+            self.calls += 1
         if x.delta_ND is None:
             h_ND, normed = x.h_ND, kernels.rms_norm(x.h_ND, weights["norm"], block.eps[0], quantise=quantise)
         else:

@@ -8,7 +8,7 @@ Shapes: B batch, T tokens.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -27,11 +27,11 @@ BATCH = GROUP * sum(MIX.values())
 CONTEXT_WEIGHT = 0.1  # loss weight of tokens before the answer
 
 
-def batch(seed: int, step: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def batch(seed: int, step: int, mix: Mapping[str, int] = MIX) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """[B, T] token ids and [B, T] loss weights (of the token as a target) of one training step."""
     rng = np.random.default_rng([seed, step])
     tokens, weights = [], []
-    for subject, groups in MIX.items():
+    for subject, groups in mix.items():
         for _ in range(groups):
             facts, chains = FACTS, FACTS // 2
             if rng.random() < EASY:
@@ -47,17 +47,17 @@ def batch(seed: int, step: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
 def batches(
-    seed: int, start: int, stop: int, workers: int = 6
+    seed: int, start: int, stop: int, workers: int = 6, mix: Mapping[str, int] = MIX
 ) -> Generator[tuple[NDArray[np.int64], NDArray[np.float32]], None, None]:
     """The batches of steps start..stop-1 in order, drawn ahead of use by a few processes."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         depth = 8 * workers
-        ahead = deque(pool.submit(batch, seed, step) for step in range(start, min(start + depth, stop)))
+        ahead = deque(pool.submit(batch, seed, step, mix) for step in range(start, min(start + depth, stop)))
         try:
             for step in range(start, stop):
                 yield ahead.popleft().result()
                 if step + depth < stop:
-                    ahead.append(pool.submit(batch, seed, step + depth))
+                    ahead.append(pool.submit(batch, seed, step + depth, mix))
         finally:
             for waiting in ahead:
                 waiting.cancel()

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from transformers import LlamaForCausalLM
 
 from models.configuration_llamba import LlambaConfig
 from models.modeling_llamba import LlambaForCausalLM
-from models.tiny_pair.curriculum import batches
+from models.tiny_pair.curriculum import MIX, batches
+from models.tiny_pair.train_donor import LARGER as LARGER_DONOR
+from models.tiny_pair.train_donor import accuracy, check_batch, ramp
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +40,39 @@ class Distillation:
     steps: int = 600
     """Few on purpose: a base this far from its donor answers near chance, as Llamba-8B does, and its layers
     interact; after 3,500 steps it keeps knowledge whole (0.44 overall) and four layers give 0.99."""
+    stop_at: float | None = None
+    """Stop once the base answers this share of the questions, as its checks tell; None to go on."""
     check_every: int = 100
+    budget_seconds: float | None = None
+    """In its last quarter the learning rate goes to zero at the latest; None for no end."""
+    mix: Mapping[str, int] = field(default_factory=MIX.copy)
+    """Groups of each subject in a batch."""
     device: str = "cuda"
     compile: bool = True
+    by_layer: bool = False
+    """Compile one layer of each model for all of them, which takes a fraction of the time."""
+
+    def within(self, steps: int | None, seconds: float | None) -> Distillation:
+        """The same, to end after at most so many steps and seconds; None for no such bound."""
+        most = self.steps if steps is None else min(self.steps, steps)
+        warmup_steps = min(self.warmup_steps, -(-most // 3))
+        check_every = min(self.check_every, most)
+        return replace(self, steps=most, warmup_steps=warmup_steps, check_every=check_every, budget_seconds=seconds)
+
+
+LARGER = Distillation(
+    d_state=16,
+    heads=16,
+    learning_rate=1e-3,
+    warmup_steps=100,
+    steps=1_000,
+    stop_at=0.35,
+    check_every=50,
+    mix=LARGER_DONOR.mix,
+    by_layer=True,
+)
+"""Of the larger pair: 16 heads, as its input projection is then a multiple of 16 wide."""
+DISTILLATIONS = {"tiny": Distillation(), "larger": LARGER}
 
 
 def base_from_donor(donor: LlamaForCausalLM, c: Distillation) -> LlambaForCausalLM:
@@ -117,12 +150,26 @@ def distil(donor: LlamaForCausalLM, c: Distillation) -> tuple[LlambaForCausalLM,
             each.append(missed / ((after_BTD - before_BTD).square() * mask_BT1).sum())
         return torch.stack(each)
 
-    run_errors = torch.compile(errors) if c.compile else errors
-    run_donor = torch.compile(donor_states) if c.compile else donor_states
+    def logits(tokens_BT: Tensor) -> Tensor:
+        with torch.autocast(kind, dtype=torch.bfloat16):
+            return base(input_ids=tokens_BT, use_cache=False).logits
+
+    whole = c.compile and not c.by_layer
+    run_errors = torch.compile(errors) if whole else errors
+    run_donor = torch.compile(donor_states) if whole else donor_states
+    if c.compile and c.by_layer:
+        torch.compiler.reset()  # what the donor's training compiled counts towards the most that torch keeps
+        for layer in (*base.backbone.layers, *donor.model.layers):
+            layer.compile()
+    check = check_batch(256, c.device)
     started = time.monotonic()
     history: list[dict[str, Any]] = []
-    for step, (tokens, weights) in enumerate(batches(c.seed, 0, c.steps)):
-        scale = min((step + 1) / c.warmup_steps, 1 - step / c.steps)
+    stream = batches(c.seed, 0, c.steps, mix=c.mix)
+    for step, (tokens, weights) in enumerate(stream):
+        left = ramp(time.monotonic() - started, c.budget_seconds)
+        scale = min((step + 1) / c.warmup_steps, 1 - step / c.steps, left)
+        if scale <= 0:
+            break
         for group in optimiser.param_groups:
             group["lr"] = c.learning_rate * scale
         states = run_donor(donor, torch.from_numpy(tokens).to(c.device, non_blocking=True))
@@ -135,6 +182,11 @@ def distil(donor: LlamaForCausalLM, c: Distillation) -> tuple[LlambaForCausalLM,
         optimiser.step()
         if (step + 1) % c.check_every == 0:
             relative = [round(e, 4) for e in per_layer.tolist()]
-            history.append({"step": step + 1, "seconds": round(time.monotonic() - started), "error": relative})
+            right = accuracy(logits, check)
+            seconds = round(time.monotonic() - started)
+            history.append({"step": step + 1, "seconds": seconds, "error": relative, **right})
             log.info("base %s", history[-1])
+            if c.stop_at is not None and sum(right.values()) / len(right) >= c.stop_at:
+                break
+    stream.close()
     return base.eval(), {"history": history}

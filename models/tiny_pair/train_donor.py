@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +19,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from models.tiny_pair.curriculum import batches
+from models.tiny_pair.curriculum import MIX, batches
 from models.tiny_pair.questions import SPLIT_SEEDS, SUBJECTS, sample, tokens_with_answer
 from models.tiny_pair.vocabulary import LETTERS, ids, words
+from models.tiny_pair.widen import widen
 
 log = logging.getLogger(__name__)
 
 TARGET = 0.985  # accuracy of the weakest subject at which the decay starts
+BUNDLED = Path(__file__).resolve().parent / "donor"
+RAMP = 0.25  # the last part of a time budget, in which the learning rate goes to zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +47,47 @@ class DonorTraining:
     decay_steps: int = 4_000
     check_every: int = 500
     budget_seconds: float | None = None
-    """The decay starts at the latest when so much time is left that it ends within the budget; None for no end."""
+    """In its last quarter the learning rate goes to zero at the latest; None for no end."""
+    widen_noise: float | None = None
+    """Not None: start as the bundled donor, widened, with that much noise (widen.py); None: from random weights."""
+    mix: Mapping[str, int] = field(default_factory=MIX.copy)
+    """Groups of each subject in a batch."""
     device: str = "cuda"
     compile: bool = True
+    by_layer: bool = False
+    """Compile one layer for all of them, which takes a fraction of the time that the whole model does."""
+
+    def within(self, steps: int | None, seconds: float | None) -> DonorTraining:
+        """The same, to end after at most so many steps and seconds; None for no such bound."""
+        if steps is None:
+            return replace(self, budget_seconds=seconds)
+        fifth = -(-steps // 5)
+        decay_steps = min(self.decay_steps, fifth)
+        return replace(
+            self,
+            warmup_steps=min(self.warmup_steps, fifth),
+            max_stable_steps=min(self.max_stable_steps, steps - decay_steps),
+            decay_steps=decay_steps,
+            check_every=min(self.check_every, steps),
+            budget_seconds=seconds,
+        )
+
+
+LARGER = DonorTraining(
+    width=512,
+    heads=8,
+    mlp_width=1536,
+    learning_rate=3e-4,
+    warmup_steps=100,
+    max_stable_steps=600,
+    decay_steps=600,
+    check_every=100,
+    widen_noise=0.5,
+    mix={"knowledge": 1, "recall": 1, "two_hop": 1, "position": 1},
+    by_layer=True,
+)
+"""Of the larger pair: grown from the bundled donor, for a tenth of its steps at four times its width."""
+DONORS = {"tiny": DonorTraining(), "larger": LARGER}
 
 
 def donor_config(c: DonorTraining) -> LlamaConfig:
@@ -96,14 +139,29 @@ def _optimiser(model: nn.Module, c: DonorTraining) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=c.learning_rate, betas=(0.9, 0.98), fused=c.device.startswith("cuda"))
 
 
+def _new(c: DonorTraining) -> LlamaForCausalLM:
+    model = LlamaForCausalLM(donor_config(c))
+    for name, weight in model.named_parameters():  # depth-scaled residual outputs, as in GPT-2
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weight.data /= (2 * c.layers) ** 0.5
+    return model
+
+
+def _widened(c: DonorTraining, noise: float) -> LlamaForCausalLM:
+    bundled = LlamaForCausalLM.from_pretrained(BUNDLED)
+    return widen(bundled, donor_config(c), noise=noise, seed=c.seed)
+
+
+def ramp(seconds: float, budget_seconds: float | None) -> float:
+    """The share of the learning rate that time leaves: 1, in the last part of the budget falling to 0 at its end."""
+    return 1.0 if budget_seconds is None else min(1.0, (budget_seconds - seconds) / (RAMP * budget_seconds))
+
+
 def train(c: DonorTraining) -> tuple[LlamaForCausalLM, dict[str, Any]]:
     """Return the trained donor (float32) and a record of its training."""
     torch.manual_seed(c.seed)
     torch.set_float32_matmul_precision("high")
-    model = LlamaForCausalLM(donor_config(c)).to(c.device)
-    for name, weight in model.named_parameters():  # depth-scaled residual outputs, as in GPT-2
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            weight.data /= (2 * c.layers) ** 0.5
+    model = (_new(c) if c.widen_noise is None else _widened(c, c.widen_noise)).to(c.device)
     kind = c.device.split(":")[0]
 
     def logits(tokens_BT: Tensor) -> Tensor:
@@ -116,18 +174,23 @@ def train(c: DonorTraining) -> tuple[LlamaForCausalLM, dict[str, Any]]:
         weight = weight_BT[:, 1:].flatten()
         return (each * weight).sum() / weight.sum()
 
-    run_loss = torch.compile(loss_of) if c.compile else loss_of
-    run_logits = torch.compile(logits) if c.compile else logits
+    whole = c.compile and not c.by_layer
+    run_loss = torch.compile(loss_of) if whole else loss_of
+    run_logits = torch.compile(logits) if whole else logits
+    if c.compile and c.by_layer:
+        for layer in model.model.layers:
+            layer.compile()
     optimiser = _optimiser(model, c)
     check = check_batch(256, c.device)
     started = time.monotonic()
     decay_from = c.max_stable_steps
     history: list[dict[str, Any]] = []
-    stream = batches(c.seed, 0, c.max_stable_steps + c.decay_steps)
+    stream = batches(c.seed, 0, c.max_stable_steps + c.decay_steps, mix=c.mix)
     for step, (tokens, weights) in enumerate(stream):
-        if step >= decay_from + c.decay_steps:
+        left = ramp(time.monotonic() - started, c.budget_seconds)
+        scale = min((step + 1) / c.warmup_steps, 1 - (step - decay_from) / c.decay_steps, left)
+        if scale <= 0:
             break
-        scale = min((step + 1) / c.warmup_steps, 1.0, 1 - (step - decay_from) / c.decay_steps)
         for group in optimiser.param_groups:
             group["lr"] = c.learning_rate * scale
         tokens_BT = torch.from_numpy(tokens).to(c.device, non_blocking=True)
@@ -141,9 +204,7 @@ def train(c: DonorTraining) -> tuple[LlamaForCausalLM, dict[str, Any]]:
             seconds = time.monotonic() - started
             history.append({"step": step + 1, "seconds": round(seconds), "loss": round(loss.item(), 4), **right})
             log.info("donor %s", history[-1])
-            decayed_at = seconds / (step + 1) * (step + 1 + c.decay_steps)
-            out_of_time = c.budget_seconds is not None and decayed_at > c.budget_seconds
-            if step < decay_from and (min(right.values()) >= TARGET or out_of_time):
+            if step < decay_from and min(right.values()) >= TARGET:
                 decay_from = step + 1
     stream.close()
     return model.eval(), {

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from models.hybrid import HybridPair
 from models.pairs import get_pair
+from models.tiny_pair import __main__ as command
 from models.tiny_pair import curriculum, distill_base, questions, train_donor
 from models.tiny_pair.vocabulary import PAD, UNK, ids, knowledge
+from models.tiny_pair.widen import widen
 from models.tiny_pair.write import GROUPS, write_questions
 
 PAIR = get_pair("tiny")
 BASE, DONOR = (Path(source.folder or "") for source in (PAIR.base, PAIR.donor))
 FOLDER = BASE.parent
+BUNDLED_BATCH = "620d1383279e27d8"
 
 
 def documents(split: str, subject: str) -> list[dict]:
@@ -153,30 +158,136 @@ def test_donor_knows_and_base_guesses():
     assert np.mean(right["base"]) <= 0.45
 
 
-def test_training_code_runs_and_learns(monkeypatch):
-    """Both stages in miniature, on the CPU; the batches come from this process to spare their start."""
+def test_batches_of_the_bundled_pair_stay_as_they_are():
+    tokens, weights = curriculum.batch(0, 5)
+    assert hashlib.sha256(tokens.tobytes() + weights.tobytes()).hexdigest().startswith(BUNDLED_BATCH)
+    assert train_donor.DonorTraining().mix == distill_base.Distillation().mix == curriculum.MIX
+
+
+def test_a_mix_says_what_is_in_a_batch():
+    tokens, _ = curriculum.batch(0, 5, {"recall": 1, "position": 1})
+    assert tokens.shape == (2 * curriculum.GROUP, questions.MAX_TOKENS)
+    assert (tokens[: curriculum.GROUP] == ids()["Here"]).any(axis=1).all()
+    assert (tokens[curriculum.GROUP :] == ids()["Which"]).any(axis=1).all()
+
+
+@pytest.mark.parametrize("size", ["tiny", "larger"])
+def test_training_without_bounds_is_the_one_of_that_size(size):
+    for settings in (train_donor.DONORS[size], distill_base.DISTILLATIONS[size]):
+        assert settings.within(None, None) == settings
+
+
+@pytest.mark.parametrize("steps", [1, 3, 50])
+def test_training_keeps_within_its_bounds(steps):
+    donor = train_donor.LARGER.within(steps, 9.0)
+    assert donor.max_stable_steps + donor.decay_steps == steps
+    assert donor.decay_steps >= 1
+    assert max(donor.warmup_steps, donor.check_every) <= steps
+    base = distill_base.LARGER.within(steps, 9.0)
+    assert base.steps == steps
+    assert max(base.warmup_steps, base.check_every) <= steps
+    assert donor.budget_seconds == base.budget_seconds == 9.0
+
+
+def test_learning_rate_runs_out_with_the_time():
+    assert train_donor.ramp(1e9, None) == 1
+    left = [train_donor.ramp(seconds, 100.0) for seconds in (0, 75, 87.5, 100, 101)]
+    assert left[:4] == [1, 1, 0.5, 0]
+    assert left[4] < 0
+
+
+def test_wider_donor_starts_as_the_bundled_one():
+    small = LlamaForCausalLM.from_pretrained(DONOR, dtype=torch.float32)
+    shape = train_donor.DonorTraining(width=384, heads=6, mlp_width=768)
+    with pytest.raises(ValueError, match="num_attention_heads 6 is no multiple of 4"):
+        widen(small, train_donor.donor_config(shape), noise=0.0, seed=0)
+    config = train_donor.donor_config(train_donor.DonorTraining(width=256, heads=8, mlp_width=768))
+    doubled_heads = widen(small, config, noise=0.0, seed=0)
+    config = train_donor.donor_config(train_donor.DonorTraining(width=256, heads=4, mlp_width=384))
+    wider_heads = widen(small, config, noise=0.0, seed=0)
+    noisy = widen(small, config, noise=0.5, seed=0)
+    tokens_BT = train_donor.check_batch(2, "cpu")[0]
+    with torch.inference_mode():
+        expected, *made = (m(input_ids=tokens_BT).logits for m in (small, doubled_heads, wider_heads, noisy))
+    for logits in made[:2]:
+        torch.testing.assert_close(logits, expected, atol=2e-3, rtol=0)
+    assert (made[2] - expected).abs().max() > 0.1
+
+
+def test_matrices_of_the_larger_pair_suit_8_bit_products():
+    shape = replace(train_donor.LARGER, layers=1)
+    donor = LlamaForCausalLM(train_donor.donor_config(shape))
+    base = distill_base.base_from_donor(donor, distill_base.LARGER)
+    for model in (donor.model, base.backbone):
+        matrices = [weight for weight in model.layers.parameters() if weight.dim() == 2]
+        assert len(matrices) >= 5
+        assert not any(length % 16 for weight in matrices for length in weight.shape)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["all", "--size", "larger"], "--output-dir"),
+        (["base", "--size", "larger", "--output-dir", str(FOLDER)], "must not replace the bundled one"),
+        (["donor", "--steps", "0"], "--steps 0"),
+        (["donor", "--minutes", "-1"], "--minutes -1.0"),
+    ],
+)
+def test_training_refuses_what_cannot_be(arguments, named, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main(arguments)
+    assert stopped.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    """Batches and checks of a few questions, drawn in this process to spare the start of others."""
     monkeypatch.setattr(curriculum, "GROUP", 4)
+    check = train_donor.check_batch(16, "cpu")
 
-    def stream(seed, start, stop, workers=0):
-        yield from (curriculum.batch(seed, step) for step in range(start, stop))
+    def stream(seed, start, stop, workers=0, mix=curriculum.MIX):
+        yield from (curriculum.batch(seed, step, mix) for step in range(start, stop))
 
-    monkeypatch.setattr(train_donor, "batches", stream)
-    monkeypatch.setattr(distill_base, "batches", stream)
-    shape = {"layers": 2, "width": 32, "heads": 2, "mlp_width": 64}
-    training = train_donor.DonorTraining(
-        **shape,
-        max_stable_steps=30,
-        decay_steps=10,
-        warmup_steps=5,
-        check_every=10,
-        device="cpu",
-        compile=False,
-    )
-    donor, record = train_donor.train(training)
+    for module in (train_donor, distill_base):
+        monkeypatch.setattr(module, "batches", stream)
+        monkeypatch.setattr(module, "check_batch", lambda *_: check)
+
+
+MINIATURE = train_donor.DonorTraining(
+    layers=2,
+    width=32,
+    heads=2,
+    mlp_width=64,
+    max_stable_steps=30,
+    decay_steps=10,
+    warmup_steps=5,
+    check_every=10,
+    device="cpu",
+    compile=False,
+)
+
+
+def test_training_code_runs_and_learns(small_batches):
+    """Both stages in miniature, on the CPU."""
+    donor, record = train_donor.train(MINIATURE)
     losses = [entry["loss"] for entry in record["history"]]
     assert losses[-1] < losses[0]
+    assert record["history"][-1]["step"] == 40
     settings = distill_base.Distillation(heads=2, steps=30, warmup_steps=5, check_every=5, device="cpu", compile=False)
     base, record = distill_base.distil(donor, settings)
     assert sum(record["history"][-1]["error"]) < sum(record["history"][0]["error"])
     kept, given = base.backbone.layers[0].mlp.up_proj.weight, donor.model.layers[0].mlp.up_proj.weight
     assert torch.equal(kept, given)
+    _, record = distill_base.distil(donor, replace(settings, stop_at=0.0))
+    assert [entry["step"] for entry in record["history"]] == [5]
+
+
+def test_training_out_of_time_ends_with_a_model(small_batches):
+    donor, record = train_donor.train(replace(MINIATURE, budget_seconds=1e-9))
+    assert record["history"] == []
+    assert set(record["accuracy"]) == set(questions.SUBJECTS)
+    settings = distill_base.Distillation(heads=2, budget_seconds=1e-9, device="cpu", compile=False)
+    base, record = distill_base.distil(donor, settings)
+    assert record["history"] == []
+    assert base.config.n_layer == MINIATURE.layers
