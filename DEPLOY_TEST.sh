@@ -10,7 +10,7 @@ From a fresh clone to a recovered, tested model. Sets up all it needs itself; as
 what was found and where, and with exit status 0 only if what was found is good:
 for the bundled pair, within 0.01 accuracy of the best of all layer sets.
 
-  --pair NAME    base and donor [llamba-8b with a GPU of 20 GB or more, else tiny, the bundled pair]
+  --pair NAME    base and donor [llamba-8b with a GPU of 24 GB or more, else tiny, the bundled pair]
   --base MODEL   another base, --donor MODEL another donor: a folder or a hub id
   --seed N       of the search [0]
 
@@ -61,6 +61,7 @@ release_lock
 choose_pair "${options[@]}"
 
 run=$ROOT/results/deploy_$(date +%Y%m%d_%H%M%S)
+while [[ -e $run ]]; do run=${run}_; done # begun in the same second
 layers=$(layers_dir_for "$PAIR")
 checkpoint=$ROOT/model_checkpoints/deploy_test_$(file_name_of "$PAIR")
 gpu=${GPUS%%,*}

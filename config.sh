@@ -2,7 +2,7 @@
 # Settings of the scripts, with their defaults. What the environment says wins: PAIR=tiny ./DEPLOY_TEST.sh
 # Every script reads this file through scripts/lib.sh, which knows ROOT, the folder this file lies in.
 
-# Base and donor: a name of the zoo (tiny, llamba-8b, ...), or BASE:DONOR. Empty: llamba-8b where a GPU of 20 GB or more
+# Base and donor: a name of the zoo (tiny, llamba-8b, ...), or BASE:DONOR. Empty: llamba-8b where a GPU of 24 GB or more
 # is, else tiny.
 : "${PAIR:=}"
 

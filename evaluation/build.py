@@ -23,7 +23,7 @@ from models.loading import read_llama_config, read_llamba_config
 from models.packed.choose import choose_kernels
 from models.packed.donors import ResidentDonors, StreamedDonors
 from models.packed.layers import PackedLayers
-from models.packed.matrices import FP8_CAPABILITY, has_fp8
+from models.packed.matrices import FP8_CAPABILITY, fp8_problem, has_fp8
 from models.packed.plain import PlainKernels
 from models.pairs import BUNDLED_TASKS, PAIRS, Pair, Role, get_pair
 from models.tokenizer import load_tokenizer
@@ -54,6 +54,8 @@ def build_evaluator(config: EvalConfig, *, max_limit: int | None, locate: Locate
     source = {"layers_dir": donor} if config.layers_dir else {"donor_dir": donor}
     dtype = getattr(torch, config.dtype)
     kernels = choose_kernels(device, dtype)
+    if config.fast_dtype == "fp8" and config.memory == "streamed":
+        raise EvaluationError("--fast-dtype fp8 needs both models on the GPU; leave it or --memory streamed out")
     plan = choose_plan(
         sizes_of(
             read_llamba_config(base),
@@ -64,7 +66,7 @@ def build_evaluator(config: EvalConfig, *, max_limit: int | None, locate: Locate
         ),
         read_machine(device),
         batch_tokens=config.batch_tokens,
-        choice=config.memory,
+        choice="resident" if config.fast_dtype == "fp8" else config.memory,
         longest_text=int(questions.lengths_R.max()),
     )
     is_streamed = plan.mode == "streamed"
@@ -93,12 +95,7 @@ def with_coarse_answers(engine: Engine) -> TwoPrecisions:
         EvaluationError: for a device without matrix units for 8 bits.
         ModelError: for a pair that cannot be run so.
     """
-    device = engine.pair.device
-    if not has_fp8(device):
-        least = ".".join(map(str, FP8_CAPABILITY))
-        raise EvaluationError(
-            f"--fast-dtype fp8 needs a GPU of compute capability {least} or later, which {device} is not; leave it out"
-        )
+    require_fp8(engine.pair.device)
     coarse = Engine(
         engine.pair,
         engine.questions,
@@ -106,6 +103,21 @@ def with_coarse_answers(engine: Engine) -> TwoPrecisions:
         batch_tokens=engine.batch_tokens,
     )
     return TwoPrecisions(engine, coarse)
+
+
+def require_fp8(device: torch.device) -> None:
+    """Refuse a device that cannot multiply matrices of 8 bits.
+
+    Raises:
+        EvaluationError: it has no such matrix units, or PyTorch cannot use them.
+    """
+    if not has_fp8(device):
+        least = ".".join(map(str, FP8_CAPABILITY))
+        raise EvaluationError(
+            f"--fast-dtype fp8 needs a GPU of compute capability {least} or later, which {device} is not; leave it out"
+        )
+    if problem := fp8_problem(device):
+        raise EvaluationError(f"--fast-dtype fp8: 8-bit products do not work on {device}: {problem}; leave it out")
 
 
 def task_source(config: EvalConfig) -> TaskSource:

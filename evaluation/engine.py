@@ -1,9 +1,8 @@
-"""Answers questions for layer sets: questions outside, the tree of layer sets inside.
+"""Answers questions for layer sets, on one device: what a search asks.
 
-Every batch of questions is embedded once and walked through by all layer sets of the request, which share
-the layers below which they agree (see walk.py). Logits are computed only where choices are read off.
+What is run is planned once for each list of questions (plan.py), whatever sets are asked, and run by scoring.py.
 
-Suffixes: S layer sets, Q asked questions, C choices, B rows of a batch, T tokens, D model width.
+Suffixes: S layer sets, Q asked questions, C choices.
 """
 
 from __future__ import annotations
@@ -109,6 +108,7 @@ class Engine:
             **self._about,
             "dtype": self.dtype_name,
             "device": self.pair.device.type,
+            "kernels": self.layers.kernels.name,
             "subjects": list(self.subject_names),
             **self.questions.about,
             "num_questions": self.num_questions,
@@ -254,19 +254,21 @@ class Engine:
 
         Where the memory of the device is too small, with fewer tokens at a time from then on.
         """
+        largest = self.batch_tokens
         while True:
-            plan = self._plan(asked, log_probs)
             try:
+                plan = self._plan(asked, log_probs)
+                largest = max(len(batch.tokens_N) for batch in plan.batches)
                 return plan, score(self.layers, plan, sets)
             except torch.OutOfMemoryError as error:
-                if self.batch_tokens <= MIN_BATCH_TOKENS or len(plan.batches) >= len(plan.gold_QC):
+                if min(largest, self.batch_tokens) <= MIN_BATCH_TOKENS:
                     raise EvaluationError(
-                        f"out of memory on {self.pair.device} even with {self.batch_tokens} tokens at a time; stop "
-                        "what else runs there, or give --memory streamed"
+                        f"out of memory on {self.pair.device} even with {largest} tokens at a time; stop what else "
+                        "runs there, or take another device"
                     ) from error
             # Only here, the exception and all that its frames held being gone, is there memory to give back.
-            self.batch_tokens //= 2
-            self.layers.forget()
+            self.batch_tokens = max(MIN_BATCH_TOKENS, min(self.batch_tokens, largest) // 2)
+            self._plans.clear()
             if self.pair.device.type == "cuda":
                 torch.cuda.empty_cache()
             _log.warning("out of memory on %s: going on with %d tokens at a time", self.pair.device, self.batch_tokens)

@@ -65,6 +65,8 @@ class Machine:
     """On the device; None where this system does not tell."""
     host_free_bytes: int | None
     """Of the host, limits of containers and jobs counted in; None where this system does not tell."""
+    cores: int = 1
+    """Batches that run side by side, on a CPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,10 +207,10 @@ def _plan(
 ) -> MemoryPlan:
     """Of that mode and so many tokens at a time, at most `run` of them in truth, whether it fits or not."""
     logits = min(MAX_LOGITS * sizes.read_bytes // sizes.vocabulary, run // TOKENS_PER_READ * sizes.read_bytes)
-    needed = sizes.base_bytes + max(run * sizes.token_bytes, logits)  # not at the same time
+    needed = sizes.base_bytes + machine.cores * max(run * sizes.token_bytes, logits)  # not at the same time
     needed += sizes.donor_layer_bytes * (2 if mode == "streamed" else sizes.layers)
     needed += 0 if machine.device == "cpu" else RESERVE
-    kept = wished = branches * run * sizes.hidden_bytes
+    kept = wished = machine.cores * branches * run * sizes.hidden_bytes
     slots, pinned = 0, 0
     left = wished if machine.free_bytes is None else max(0, machine.free_bytes - needed)
     if machine.device != "cpu":  # else what does not stay would go to the same memory
@@ -271,11 +273,11 @@ def _gb(size: int) -> str:
 
 def read_machine(device: torch.device) -> Machine:
     """What memory is free on this machine, what PyTorch holds without using it counted in."""
-    host = host_free_bytes()
-    if device.type != "cuda":
-        return Machine(device="cpu", free_bytes=host, host_free_bytes=host)
     import torch
 
+    host = host_free_bytes()
+    if device.type != "cuda":
+        return Machine(device="cpu", free_bytes=host, host_free_bytes=host, cores=torch.get_num_threads())
     free = torch.cuda.mem_get_info(device)[0]
     idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return Machine(device=str(device), free_bytes=free + idle, host_free_bytes=host)

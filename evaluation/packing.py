@@ -1,4 +1,4 @@
-"""Packs rows of tokens end to end into batches without padding; what rows share at their beginning is packed once.
+"""Packs rows of tokens end to end into batches without padding; what rows share at their beginning is in a batch once.
 
 Batches depend on the rows alone, never on the layer sets that will be asked.
 

@@ -134,7 +134,7 @@ def _readouts(
     device: torch.device,
 ) -> tuple[NDArray[np.int64], list[Readout]]:
     """Each position once, those to normalise first, at most `most` at a time."""
-    # Targets of one position agree on whether they are raw: a row belongs to one question.
+    # A position within a shared beginning may be read for several questions, raw for some: then it counts twice.
     at_2P, from_M = np.unique(np.stack([raw_M.astype(np.int64), position_M]), axis=1, return_inverse=True)
     from_M = from_M.reshape(-1)
     order = np.argsort(from_M, kind="stable")

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import logging
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -180,6 +181,7 @@ class Remembering:
             except Exception as error:  # whatever one set does must not end a search of days
                 if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
                     raise
+                _let_go(error)
                 raise _InnerFailure(error) from error
             if layers not in waiting:
                 raise EvaluationError(f"the evaluator answered for {layers}, which it was not asked")
@@ -212,3 +214,11 @@ def _check(layers: LayerSet, answers: Answers, n: int) -> None:
 
 def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+def _let_go(error: BaseException) -> None:
+    """Clear what the frames of an error and of its causes hold: on a GPU, activations of a whole batch."""
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__

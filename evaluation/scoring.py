@@ -26,6 +26,7 @@ def score(layers: PackedLayers, plan: Plan, sets: Sequence[LayerSet]) -> NDArray
     Nothing waits for a GPU before the end. On a CPU each core takes batches of its own: products and sums of a small
     model are too short to be shared out among cores.
     """
+    layers.forget()  # what a walk that failed had kept
     scores = torch.zeros(len(sets), plan.gold_QC.size, dtype=torch.float64, device=layers.device)
     cores = torch.get_num_threads() if layers.device.type == "cpu" and layers.is_shareable else 1
     if min(cores, len(plan.batches)) > 1:

@@ -37,7 +37,8 @@ class LocalSearch:
         for number in range(1, self.config.rounds + 1):
             here = distinct([path[-1] for path in climbing])
             screened = [near for layers in here for near in self._to_screen(layers)]
-            yield from self.ledger.wanted(screened, FAST, STAGE, f"round {number}, screening")
+            # A start may have been ranked without a fast look: the base, where fast answers are coarse ones.
+            yield from self.ledger.wanted([*here, *screened], FAST, STAGE, f"round {number}, screening")
             promising = {layers: self._promising(layers) for layers in here}
             chosen = [near for sets in promising.values() for near in sets[: self.config.verified_per_round]]
             chosen = list(distinct(chosen))[: self.config.verifications - verified]

@@ -49,7 +49,7 @@ def make_plan(
     contenders = min(config.contenders, space.size) if final else 0
     more = max(0, final - full)
     finalists = min(config.holdout_sets, config.kept, space.size) * len(parts[HOLDOUT])
-    base = 0 if measure_singles else fast
+    base = 0 if measure_singles else full - rest
     return [
         StagePlan(STAGE_1, singles + first, (singles + first) * fast, (singles + early) * fast),
         StagePlan(STAGE_2, verified, verified * rest + base, verified * rest + base),

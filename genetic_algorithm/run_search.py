@@ -33,7 +33,7 @@ from genetic_algorithm.progress import Progress, logging_to, spell_seconds
 from genetic_algorithm.search import Search
 
 _log = logging.getLogger("genetic_algorithm.run_search")  # not __name__, which is __main__ under -m
-_MACHINE = ("device", "batch_tokens", "layers_dir", "cache_dir")  # may change between sittings of one run
+_MACHINE = ("device", "memory", "batch_tokens", "layers_dir", "cache_dir")  # may change between sittings of one run
 
 
 class _Terminated(KeyboardInterrupt):
@@ -62,6 +62,8 @@ class Job:
         if self.evaluation is not None:
             described = {k: v for k, v in dataclasses.asdict(self.evaluation).items() if k not in _MACHINE}
             described = {k: str(v) if isinstance(v, Path) else v for k, v in described.items()}
+            if described["fast_dtype"] == "same":  # as in runs begun before there was a choice
+                del described["fast_dtype"]
         scores = self.single_scores
         return {
             "evaluator": described,

@@ -76,9 +76,11 @@ def make_evaluator(evaluation: Any, factory: str | None, config: SearchConfig, *
     if factory is None:
         from functools import partial
 
-        from evaluation.build import build_evaluator, with_coarse_answers
+        from evaluation.build import build_evaluator, require_fp8, usable_device, with_coarse_answers
         from model_preparation.sources import locate  # knows the hubs, and asks their caches first
 
+        if evaluation.fast_dtype == "fp8":  # before anything large is loaded
+            require_fp8(usable_device(evaluation.device))
         limit = arguments.largest_limit(config)
         found = partial(locate, download=download)
         engine = build_evaluator(evaluation, max_limit=limit, locate=found)

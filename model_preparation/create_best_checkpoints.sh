@@ -12,7 +12,7 @@ A checkpoint that is there is kept. Where one cannot be made the others still ar
 
   --from-result FILE      the best of each layer count of a search_result_*.json instead
   --pair NAME             base and donor, also as --base MODEL and --donor MODEL [that of the extracted layers, else
-                          llamba-8b with a GPU of 20 GB or more, else tiny]
+                          llamba-8b with a GPU of 24 GB or more, else tiny]
   --output_dir DIR        [model_checkpoints]
   --llama_layers_dir DIR  the donor's extracted layers [extracted_llama_layers, else the donor itself]
   --formats LIST          of safetensors,state_dict,model [all for weights up to 4 GB, else safetensors]

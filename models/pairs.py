@@ -299,7 +299,7 @@ def _zoo() -> tuple[Pair, ...]:
             name="llamba-8b",
             base=llamba("llamba-8b", "goombalab/Llamba-8B-untied-unaligned"),
             donor=llama_8b,
-            description="Llamba-8B (untied, unaligned) and Llama-3.1-8B-Instruct; a GPU of 20 GB or more",
+            description="Llamba-8B (untied, unaligned) and Llama-3.1-8B-Instruct; a GPU of 24 GB or more",
             license="llama3.1",
             best_sets=(
                 BestSet(layers=(17,), score=0.514, description=f"best published single layer {limited}"),
@@ -309,7 +309,7 @@ def _zoo() -> tuple[Pair, ...]:
                 BestSet(layers=(10, 14, 17, 30), score=None, description="published four layers, another choice"),
             ),
             size_gb=33.7,
-            default_from_gpu_bytes=20_000_000_000,
+            default_from_gpu_bytes=24_000_000_000,
         ),
         Pair(
             name="llamba-8b-aligned",

@@ -12,7 +12,7 @@ verification. The result lies in results/real_<timestamp>/. Giving the same --ou
 With the pair tiny, its preset adds a play-off between close leaders and hold-out questions.
 
 Every option of the search may follow and wins over the above, for instance
-  --pair NAME        base and donor [llamba-8b with a GPU of 20 GB or more, else tiny]
+  --pair NAME        base and donor [llamba-8b with a GPU of 24 GB or more, else tiny]
   --base MODEL       another base, --donor MODEL another donor: a folder or a hub id
   --seed N           another random draw
   --output-dir DIR   where results go

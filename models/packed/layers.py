@@ -212,7 +212,9 @@ class PackedLayers:
                 donor = (blocks, kept)
         except ValueError as error:
             raise ModelError(f"this pair cannot be run in 8 bits: {error}") from error
-        return PackedLayers(self.model, base, donor, self._rotary, self.kernels, is_quantised=True)
+        quantised = PackedLayers(self.model, base, donor, self._rotary, self.kernels, is_quantised=True)
+        quantised.branch_bytes = self.branch_bytes
+        return quantised
 
 
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")

@@ -58,6 +58,21 @@ def has_fp8(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8_CAPABILITY
 
 
+def fp8_problem(device: torch.device) -> str | None:
+    """What is wrong with 8-bit products on a device that should have them; None if nothing is."""
+    generator = torch.Generator().manual_seed(0)
+    x_NK = PlainKernels().quantise(torch.randn(48, 64, generator=generator))
+    weights = to_fp8({"in": torch.randn(32, 64, generator=generator)}, ("in",))
+    expected_NE = linear(x_NK, weights, "in").float()
+    try:
+        there = Quantised(*(part.to(device) for part in x_NK))
+        found_NE = linear(there, {name: part.to(device) for name, part in weights.items()}, "in").float().cpu()
+    except Exception as error:  # whatever PyTorch, the driver or an unknown GPU may think of
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    off = float((found_NE - expected_NE).norm() / expected_NE.norm())
+    return None if off < 1e-2 else f"they are {off:.1%} from their plain twin"
+
+
 def _product_fp8(x: Quantised, weight_EK: Tensor, scale_E1: Tensor, bias_E: Tensor | None) -> Tensor:
     width = len(scale_E1)
     if not has_fp8(weight_EK.device):

@@ -144,15 +144,11 @@ class _Padding:
         self._parent_S = level.parent_S.long()
         self._before_first_S, self._before_length_S = level.before_first_S.long(), level.before_length_S.long()
         self._longest_before = level.longest_before
-        self._mask_S1LK: Tensor | None = None
         if level.longest_before:
             self._before_SO = torch.arange(level.longest_before, device=device).expand(self._count, -1)
             is_before_SO = self._before_SO < self._before_length_S.unsqueeze(1)
             self._before_SO = torch.where(is_before_SO, self._before_SO + self._before_first_S.unsqueeze(1), 0)
-            causal_LL = at_L.unsqueeze(1) >= at_L
-            shape = (self._count, self._longest, -1)
-            parts = (is_before_SO.unsqueeze(1).expand(shape), causal_LL.unsqueeze(0).expand(shape))
-            self._mask_S1LK = torch.cat(parts, -1).unsqueeze(1)
+            self._is_before_SO = is_before_SO
 
     def unpack(self, x_N: Tensor, history: int = 0) -> Tensor:
         """[N, ...] to [S, history + L, ...]: zeros behind each sequence, its prefix's last tokens before it."""
@@ -189,9 +185,13 @@ class _Padding:
         No mask where there is no prefix: what stands behind a token cannot change it.
         """
         own_SL = self.unpack(x_N)
-        if self._mask_S1LK is None:
+        if not self._longest_before:
             return own_SL, None
-        return torch.cat([x_N[self._before_SO], own_SL], 1), self._mask_S1LK
+        # Made each time: paddings live as long as their layouts, and this is the one large part.
+        at_L = torch.arange(self._longest, device=x_N.device)
+        shape = (self._count, self._longest, -1)
+        seen = (self._is_before_SO.unsqueeze(1).expand(shape), (at_L.unsqueeze(1) >= at_L).expand(shape))
+        return torch.cat([x_N[self._before_SO], own_SL], 1), torch.cat(seen, -1).unsqueeze(1)
 
     def states(self, states_S: Tensor) -> Tensor:
         """Of each sequence's prefix, zeros where there is none."""

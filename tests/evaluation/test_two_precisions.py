@@ -106,3 +106,15 @@ def test_a_device_without_such_matrix_units_is_refused(exact: Engine) -> None:
 def test_eight_bits_stand_in_for_bfloat16_alone() -> None:
     with pytest.raises(EvaluationError, match="stands in for bfloat16, not for float32; give --dtype bfloat16"):
         EvalConfig(fast_dtype="fp8")
+
+
+def test_a_climb_may_start_at_a_set_that_had_no_fast_look() -> None:
+    """The base is verified in stage 2 for the report, and asked nothing coarsely before."""
+    scores = dict.fromkeys(range(6), 0.5)
+    for seed in range(12):
+        config = replace(
+            tiny(), population=4, generations=0, fast_limit=5, full_limit=15, final_limit=0, holdout_limit=0, seed=seed
+        )
+        evaluator = Noting()
+        search = Search(config, SearchSpace(6, 0, 3), evaluator.subjects, coarse_from=60, single_scores=scores)
+        assert run(search, evaluator).final

@@ -71,7 +71,7 @@ def test_the_best_sets_of_a_pair_are_published_or_those_of_its_landscape(tmp_pat
 
 
 def test_where_none_is_named_the_gpu_decides():
-    assert [default_pair(size).name for size in (0, 19_999_999_999, 20_000_000_000, 10**12)] == [
+    assert [default_pair(size).name for size in (0, 23_999_999_999, 24_000_000_000, 10**12)] == [
         "tiny",
         "tiny",
         "llamba-8b",

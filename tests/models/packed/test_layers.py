@@ -167,3 +167,9 @@ def test_a_product_in_eight_bits_is_off_by_their_rounding() -> None:
     assert 0.01 < (found.float() - expected).norm() / expected.norm() < 0.06
     with pytest.raises(ValueError, match="in is 20 wide"):
         to_fp8({"in": torch.randn(16, 20)}, ("in",))
+
+
+def test_eight_bits_are_checked_against_their_twin() -> None:
+    from models.packed.matrices import fp8_problem
+
+    assert fp8_problem(CPU) is None
