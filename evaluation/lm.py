@@ -34,8 +34,8 @@ from evaluation.beginnings import common_beginnings
 from evaluation.build import usable_device
 from evaluation.engine import default_batch_tokens
 from evaluation.errors import EvaluationError
+from evaluation.memory import MAX_LOGITS
 from evaluation.packing import PackedBatch, pack
-from evaluation.plan import MAX_LOGITS
 from evaluation.questions import encode_pairs
 from evaluation.walk import one_at_a_time
 from genetic_algorithm import LayerSet

@@ -32,7 +32,7 @@ LEAST_RESIDENT_TOKENS = 2048
 RESERVE = 400_000_000
 """Of a GPU, for the workspaces of matrix products and for what the allocator cannot use."""
 MAX_LOGITS = 2**26
-"""As in evaluation/plan.py: logits held at once."""
+"""Most logits held at once; 256 MiB in float32."""
 TOKENS_PER_READ = 8
 """Of a text, for each position at which logits are read, at least."""
 

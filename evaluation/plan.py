@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.beginnings import common_beginnings
+from evaluation.memory import MAX_LOGITS
 from evaluation.packing import PackedBatch, pack
 from evaluation.questions import QuestionSet
 from models.packed.layout import Layout, make_layout, to_device
-
-MAX_LOGITS = 2**26
-"""Most logits held at once; 256 MiB in float32."""
 
 
 class Readout(NamedTuple):

@@ -28,11 +28,12 @@ from models.loading import (
 )
 from models.modeling_llamba import LlambaForCausalLM
 
-_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")  # rotary tables that are no prefix of those of a longer text
+LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+"""Rotary tables that are no prefix of those of a longer text."""
 
 
 class HybridPair:
-    """Layers of both models, to be run one by one on unpadded or right-padded texts.
+    """Layers of both models, to be run one by one on unpadded or right-padded texts: the plain twin of packed layers.
 
     No padding masks: both kinds of layer are causal, so what stands behind a token cannot change it.
 
@@ -131,7 +132,7 @@ class HybridPair:
 
     def _rotary_table(self, tokens: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines [1, T, P] of positions 0..T-1, cut from the longest table made so far."""
-        fixed = self.donor_config.rope_parameters["rope_type"] not in _LENGTH_DEPENDENT_ROPE
+        fixed = self.donor_config.rope_parameters["rope_type"] not in LENGTH_DEPENDENT_ROPE
         if self._table is None or self._table[0].shape[1] < tokens or not fixed:
             like = torch.empty(0, dtype=self.dtype, device=self.device)
             self._table = self.rotary(like, torch.arange(tokens, device=self.device).unsqueeze(0))

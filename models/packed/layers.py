@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from models.errors import ModelError
-from models.hybrid import HybridPair
+from models.hybrid import LENGTH_DEPENDENT_ROPE, HybridPair
 from models.modeling_llamba import LlambaForCausalLM
 from models.packed.blocks import MATRICES, Block, mixer_weights, prepare
 from models.packed.donors import Donors, ResidentDonors
@@ -215,10 +215,6 @@ class PackedLayers:
         quantised = PackedLayers(self.model, base, donor, self._rotary, self.kernels, is_quantised=True)
         quantised.branch_bytes = self.branch_bytes
         return quantised
-
-
-LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
-"""Rotary tables that are no prefix of those of a longer text."""
 
 
 class LayersOnTexts:
