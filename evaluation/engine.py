@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from evaluation.errors import EvaluationError
 from evaluation.judge import judge, log_softmax
-from evaluation.memory import TOKENS
+from evaluation.memory import LEAST_TOKENS, TOKENS
 from evaluation.plan import Plan, make_plan
 from evaluation.questions import QuestionSet
 from evaluation.scoring import score
@@ -35,8 +35,6 @@ from models.packed.layers import PackedLayers
 
 PLANS_KEPT = 64
 """Of 512 questions each, as the journal asks for, these are all of MMLU twice; some megabytes on the device."""
-MIN_BATCH_TOKENS = 256
-"""Below it no batch is made smaller: memory is not what lacks then."""
 
 _log = logging.getLogger(__name__)
 _VERSIONS = ("torch", "transformers", "tokenizers", "lm_eval")
@@ -261,13 +259,13 @@ class Engine:
                 largest = max(len(batch.tokens_N) for batch in plan.batches)
                 return plan, score(self.layers, plan, sets)
             except torch.OutOfMemoryError as error:
-                if min(largest, self.batch_tokens) <= MIN_BATCH_TOKENS:
+                if min(largest, self.batch_tokens) <= LEAST_TOKENS:
                     raise EvaluationError(
                         f"out of memory on {self.pair.device} even with {largest} tokens at a time; stop what else "
                         "runs there, or take another device"
                     ) from error
             # Only here, the exception and all that its frames held being gone, is there memory to give back.
-            self.batch_tokens = max(MIN_BATCH_TOKENS, min(self.batch_tokens, largest) // 2)
+            self.batch_tokens = max(LEAST_TOKENS, min(self.batch_tokens, largest) // 2)
             self._plans.clear()
             if self.pair.device.type == "cuda":
                 torch.cuda.empty_cache()

@@ -26,11 +26,6 @@ class TwoPrecisions:
         self.coarse_from = exact.num_questions
 
     @property
-    def exact(self) -> Engine:
-        """The engine whose answers count."""
-        return self._exact
-
-    @property
     def num_layers(self) -> int:
         """Depth of base and donor."""
         return self._exact.num_layers

@@ -196,6 +196,7 @@ def test_too_little_memory_is_met_by_smaller_batches(
     pair: Any, questions: QuestionSet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = all_answers(Engine(pair, questions, batch_tokens=300), [LayerSet((1,))])
+    monkeypatch.setattr("evaluation.engine.LEAST_TOKENS", 100)
     engine = Engine(pair, questions, batch_tokens=1200)
     embed = engine.layers.embed
 
@@ -230,7 +231,7 @@ def test_a_text_longer_than_the_fewest_tokens_does_not_try_forever(
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("evaluation.engine.MIN_BATCH_TOKENS", 2)
+    monkeypatch.setattr("evaluation.engine.LEAST_TOKENS", 2)
     engine = Engine(pair, questions, batch_tokens=512)
     monkeypatch.setattr(engine.layers, "embed", full)
     with pytest.raises(EvaluationError, match="out of memory on cpu even with"):
