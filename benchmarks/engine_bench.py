@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import gc
 import time
 from collections.abc import Callable, Sequence
@@ -195,9 +194,7 @@ class Bench:
         """lm-eval with its tasks loaded, which takes long enough to be done once."""
         if shots not in self._lm_evals:
             self._lm_evals[shots] = LmEval(self.tokenizer, replace(self.source, num_fewshot=shots))
-        asks = copy.copy(self._lm_evals[shots])
-        asks._batch_size = batch
-        return asks
+        return self._lm_evals[shots].with_batch_size(batch)
 
     def alone(self, mode: str) -> Alone:
         """The products of a mode."""

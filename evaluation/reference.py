@@ -52,6 +52,12 @@ class LmEval:
         self._tokenizer, self._source, self._batch_size = tokenizer, source, batch_size
         self._loaded = load_tasks(source)
 
+    def with_batch_size(self, batch_size: int) -> LmEval:
+        """The same tasks, not loaded again, with so many rows in one forward pass."""
+        other = copy.copy(self)
+        other._batch_size = batch_size
+        return other
+
     def answers(self, model: Any, *, limit: int | None = None) -> dict[str, ReferenceAnswers]:
         """Answers per subject of a causal language model of transformers, on its device.
 
