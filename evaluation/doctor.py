@@ -25,8 +25,9 @@ from typing import Any, get_args
 
 import torch
 
-from evaluation.build import build_evaluator, usable_device
+from evaluation.build import build_evaluator
 from evaluation.config import DType, EvalConfig, Memory
+from evaluation.devices import check_gpu, device_name
 from evaluation.errors import EvaluationError
 from evaluation.forecast import Pace, forecast, matrix_rate, measured
 from evaluation.memory import MemoryPlan, Sizes, choose_plan, matrix_shapes, read_machine, sizes_of
@@ -211,12 +212,9 @@ def examine(
 
 
 def _device(gpu: str, problems: list[str]) -> torch.device:
-    if gpu not in ("auto", "cpu") and not (gpu.isascii() and gpu.isdecimal()):
-        raise EvaluationError(f"--gpu {gpu} is no device; give a number, cpu or auto")
-    if gpu == "auto":
-        gpu = "0" if torch.cuda.is_available() else "cpu"
+    check_gpu(gpu)
     try:
-        return usable_device("cpu" if gpu == "cpu" else f"cuda:{int(gpu)}")
+        return torch.device(device_name(gpu))
     except EvaluationError as error:
         problems.append(str(error))
         return torch.device("cpu")

@@ -22,8 +22,9 @@ _NEEDED = ("num_layers", "num_questions", "subjects", "answers")
 def eval_config(args: argparse.Namespace, pair: str) -> Any:
     """The `EvalConfig` of these flags; flags not given keep its defaults."""
     from evaluation.config import EvalConfig  # entry points wire the packages, late
+    from evaluation.devices import device_name
 
-    device = _device(args.gpu or "auto")
+    device = device_name(args.gpu or "auto")
     tasks = [name for word in args.tasks or () for name in word.split(",") if name]
     if args.tasks and not tasks:
         raise SearchError("--tasks names no task; name one, or leave the option out for the pair's own")
@@ -43,22 +44,6 @@ def eval_config(args: argparse.Namespace, pair: str) -> Any:
         dtype=args.dtype or ("float32" if device == "cpu" else "bfloat16"),
         **{name: value for name, value in flags.items() if value is not None},
     )
-
-
-def _device(gpu: str) -> str:
-    if gpu == "cpu":
-        return "cpu"
-    if gpu != "auto" and not gpu.isdecimal():
-        raise SearchError(f"--gpu {gpu} is no device; give a number, cpu or auto")
-    import torch  # only here is the machine looked at
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if gpu == "auto":
-        return "cuda:0" if count else "cpu"
-    if int(gpu) >= count:
-        has = f"GPUs 0 to {count - 1}" if count else "no GPU that torch can use"
-        raise SearchError(f"--gpu {gpu}: this machine has {has}; give another number, cpu or auto")
-    return f"cuda:{int(gpu)}"
 
 
 def make_evaluator(evaluation: Any, factory: str | None, config: SearchConfig, *, download: bool = True) -> Evaluator:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from evaluation.devices import device_name, gpu_count
 from evaluation.errors import EvaluationError
+from evaluation.memory import host_free_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,18 +52,10 @@ class Device:
 
 
 def _device_name(gpu: str) -> str:
-    if gpu not in ("auto", "cpu") and not (gpu.isascii() and gpu.isdecimal()):
-        raise EvaluationError(f"--gpu {gpu} is no device; give a number, cpu or auto")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if gpu.isdecimal() and not count:
+    if gpu.isdecimal() and not gpu_count():
         print(f"GPU {gpu}: there is no GPU that torch can use; running on the CPU", file=sys.stderr)
-    if gpu == "cpu" or not count:
         return "cpu"
-    index = 0 if gpu == "auto" else int(gpu)
-    if index >= count:
-        has = f"GPUs 0 to {count - 1}"
-        raise EvaluationError(f"--gpu {index}: this machine has {has}; give another number, cpu or auto")
-    return f"cuda:{index}"
+    return device_name(gpu)
 
 
 def load_on(device: Device, folder: Path, info: CheckpointInfo) -> tuple[LlambaForCausalLM, PreTrainedTokenizerBase]:
@@ -102,13 +96,7 @@ def _require_memory(device: Device, parameters: int, stored: str) -> None:
 
 
 def _free_bytes(device: Device) -> int | None:
-    if device.name != "cpu":
-        return int(torch.cuda.mem_get_info(device.name)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):  # another system than Linux
-        return None
+    return int(torch.cuda.mem_get_info(device.name)[0]) if device.name != "cpu" else host_free_bytes()
 
 
 @contextmanager
