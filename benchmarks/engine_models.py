@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from evaluation.tasks import check_mmlu_dir
+from evaluation.mmlu_folder import check_mmlu_dir
 from models.configuration_llamba import LlambaConfig
 from models.hybrid import HybridPair
 from models.mixer import LlambaMixer

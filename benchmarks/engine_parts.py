@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from itertools import combinations
 
@@ -13,6 +14,9 @@ from engine_reference import ask_lm_eval
 from serving import say
 
 from genetic_algorithm import Answers, LayerSet, SearchSpace
+
+STREAMED_GB = 20
+"""What the streamed mode is to do with, all of the process's memory on the device counted."""
 
 
 def one_limited(bench: Bench) -> None:
@@ -195,12 +199,28 @@ def streaming(bench: Bench) -> None:
         resident = [bench.measure("population", mode, sets, bench.args.limit, of="population of 20")]
     expected = bench.answers["population", mode]
     say(str(bench.stream()))
+    limit = _limit(bench)
     row = bench.measure("population", "streamed", sets, bench.args.limit, of="population of 20")
     row["ratio"] = row["seconds_each"] / resident[-1]["seconds_each"]
     differ = same_bits(expected, bench.answers["population", "streamed"])
     reserved = torch.cuda.max_memory_reserved(bench.device) / 1e9 if bench.device.type == "cuda" else None
-    row |= {"reserved_gb": reserved, **differ}
+    row |= {"reserved_gb": reserved, "limit_gb": limit, **differ}
     say(f"streamed takes {row['ratio']:.3f} times as long as resident; {differ}; GB reserved at the peak: {reserved}")
+    say(f"PyTorch was allowed {limit} GB: {STREAMED_GB} less what the CUDA context takes")
+
+
+def _limit(bench: Bench) -> float | None:
+    """Allow the device `STREAMED_GB` from here on, as a smaller card would; return what PyTorch may have of it."""
+    if bench.device.type != "cuda":
+        return None
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(bench.device)
+    free, total = torch.cuda.mem_get_info(bench.device)
+    context = total - free - torch.cuda.memory_reserved(bench.device)
+    allowed = STREAMED_GB * 1e9 - min(context, 2e9)  # more than that is another process's
+    torch.cuda.set_per_process_memory_fraction(allowed / total, bench.device)
+    return round(allowed / 1e9, 2)
 
 
 PARTS: Mapping[str, Callable[[Bench], None]] = {

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import io
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from genetic_algorithm.config import PRESETS, SearchConfig
+from genetic_algorithm.config import GOALS, PRESETS, SearchConfig
 from genetic_algorithm.errors import SearchError
-from genetic_algorithm.layer_set import LayerSet
+from genetic_algorithm.strategies import STRATEGIES
 
 _MODEL_FLAGS = (
     "pair",
@@ -40,10 +37,15 @@ _SEARCH_FLAGS = {
     "seed": "of all chance in the search",
 }
 _LIMIT_FLAGS = {
-    "fast_limit": "questions per subject in stage 1 and in screening (N or none)",
+    "fast_limit": "questions per subject in the first look (N or none)",
     "full_limit": "questions per subject by which sets are ranked (N or none)",
-    "final_limit": "questions per subject to tell the last few leaders apart (N, none, or 0 to leave out)",
-    "holdout_limit": "further questions per subject that only finalists see (N, 0 to leave out)",
+    "final_limit": "questions per subject to tell the last few leaders apart, for ga-original (N, none, or 0)",
+}
+_SHARES = {
+    "holdout": ("F", "share of each subject's questions that only finalists see (0 to leave out)"),
+    "growth": ("X", "how many times as many questions each rung of the ladder has"),
+    "layer_cost": ("X", "accuracy that one more layer must bring to be worth it"),
+    "max_failed": ("F", "stop when more than this share of the sets cannot be evaluated"),
 }
 _EXAMPLES = """\
 examples:
@@ -51,6 +53,9 @@ examples:
   python -m genetic_algorithm.run_search --pair llamba-8b --tasks mmlu --mmlu-dir mmlu --preset quick --gpu 0
   python -m genetic_algorithm.run_search --pair llamba-1b --base ./my_llamba     the pair's donor, another base
   python -m genetic_algorithm.run_search --dry-run           what it would cost; writes nothing
+  python -m genetic_algorithm.run_search --max-passes 8 --max-hours 2       a budget: all questions 8 times, 2 hours
+  python -m genetic_algorithm.run_search --window 8:23 --must-include 13,17 --forbid 9 --layer-cost 0.005
+  python -m genetic_algorithm.run_search --strategy ga-original --holdout 0       as the original did
   python -m genetic_algorithm.run_search --output-dir results/mine       once more to resume
   python -m genetic_algorithm.run_search --evaluator my_package.my_module:make_evaluator
 
@@ -60,11 +65,35 @@ stderr and to the log in the output folder. Limits are per subject, "none" is al
 
 
 def limit(text: str) -> int | None:
-    """`none`, or a number of questions per subject."""
+    """`none`, or a number of questions."""
+    return _number_or_none(text, int)
+
+
+def budget(text: str) -> float | None:
+    """`none`, or a number."""
+    return _number_or_none(text, float)
+
+
+def layer_list(text: str) -> tuple[int, ...]:
+    """`13,17`, or the same with spaces."""
+    words = [word for word in re.split(r"[,\s]+", text) if word]
+    if not words or not all(re.fullmatch(r"-?[0-9]+", word) for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r} names no layers; give them like 13,17")
+    return tuple(map(int, words))
+
+
+def window(text: str) -> tuple[int, int]:
+    """`8:23`: the first and the last layer."""
+    if not (found := re.fullmatch(r"([0-9]+):([0-9]+)", text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIRST:LAST, such as 8:23")
+    return int(found[1]), int(found[2])
+
+
+def _number_or_none(text: str, kind: Callable[[str], Any]) -> Any:
     if text.lower() == "none":
         return None
     try:
-        return int(text)
+        return kind(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None
 
@@ -83,7 +112,9 @@ def make_parser(
     )
     models = parser.add_argument_group("models and questions")
     add_pair_options(models)
-    models.add_argument("--tasks", nargs="+", metavar="TASK", help="lm-eval tasks or groups [the pair's own]")
+    models.add_argument(
+        "--tasks", nargs="+", metavar="TASK", help="lm-eval tasks or groups, TASK:WEIGHT in a mixture [the pair's own]"
+    )
     models.add_argument("--mmlu-dir", type=Path, metavar="DIR", help="local folder of cais/mmlu [the hub]")
     models.add_argument(
         "--question-order",
@@ -111,12 +142,28 @@ def make_parser(
         help="a function that makes another evaluator, instead of these",
     )
     search = parser.add_argument_group("search (defaults: the preset)")
+
+    def add(*flags: str, **options: Any) -> None:  # what is not given stays out, so that the preset's value holds
+        search.add_argument(*flags, default=argparse.SUPPRESS, **options)
+
     search.add_argument("--preset", choices=tuple(PRESETS), help="[the pair's: tiny for tiny, else quick]")
+    add("--strategy", choices=tuple(STRATEGIES), help="how sets are proposed and raced [ga]")
+    add("--goal", choices=GOALS, help="what is to be high; kl: closeness to the donor's answers [accuracy]")
+    text = "question-evaluations that the search may ask for, hold-out included [the preset's passes]"
+    add("--max-questions", type=limit, metavar="N", help=text)
+    text = "the same in passes: all questions once (N or none; ga-original has none unless told)"
+    add("--max-passes", "--max-full-mmlu", type=budget, metavar="X", help=text)
+    text = "hours that answers may take, those of earlier sittings included [none]"
+    add("--max-hours", type=budget, metavar="X", help=text)
     for name, text in _LIMIT_FLAGS.items():
-        kind = int if name == "holdout_limit" else limit
-        search.add_argument(_flag(name), type=kind, default=argparse.SUPPRESS, metavar="N", help=text)
+        add(_flag(name), type=limit, metavar="N", help=text)
+    for name, (metavar, text) in _SHARES.items():
+        add(_flag(name), type=float, metavar=metavar, help=text)
     for name, text in _SEARCH_FLAGS.items():
-        search.add_argument(_flag(name), type=int, default=argparse.SUPPRESS, metavar="N", help=text)
+        add(_flag(name), type=int, metavar="N", help=text)
+    add("--must-include", type=layer_list, nargs="+", metavar="I,J", help="layers that every set holds [none]")
+    add("--forbid", type=layer_list, nargs="+", metavar="I,J", help="layers that no set holds [none]")
+    add("--window", type=window, metavar="FIRST:LAST", help="layers from which sets are made [all]")
     search.add_argument(
         "--single-layer-scores",
         type=Path,
@@ -131,6 +178,8 @@ def make_parser(
     )
     run = parser.add_argument_group("run")
     run.add_argument("--output-dir", type=Path, metavar="DIR", help="new, or one to resume [results/real_<timestamp>]")
+    text = "ask sets again that could not be evaluated in an earlier sitting"
+    run.add_argument("--retry-failed", action="store_true", help=text)
     run.add_argument("--dry-run", action="store_true", help="print the plan and its cost; write nothing")
     return parser
 
@@ -138,12 +187,18 @@ def make_parser(
 def search_config(args: argparse.Namespace, default_preset: str) -> SearchConfig:
     """The preset, `default_preset` where none is asked for, with the flags over it.
 
-    A limit of the preset that contradicts one that was given gives way; two given ones that do are an error.
+    A limit of the preset that contradicts one that was given gives way; two given ones that do are an error. So does
+    the budget of the preset, for strategy `ga-original` always, which ends by itself.
     """
     preset = PRESETS[args.preset or default_preset]()
     names = [field.name for field in dataclasses.fields(SearchConfig)]
     given = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    fast, full, final = (given.get(name, getattr(preset, name)) for name in list(_LIMIT_FLAGS)[:3])
+    for name in ("must_include", "forbid"):
+        if name in given:
+            given[name] = tuple(sorted({layer for word in given[name] for layer in word}))
+    if "max_passes" not in given and ("max_questions" in given or given.get("strategy") == "ga-original"):
+        given["max_passes"] = None
+    fast, full, final = (given.get(name, getattr(preset, name)) for name in _LIMIT_FLAGS)
     if full is not None and (fast is None or fast > full):
         if "fast_limit" not in given:
             given["fast_limit"] = full
@@ -154,93 +209,11 @@ def search_config(args: argparse.Namespace, default_preset: str) -> SearchConfig
     return dataclasses.replace(preset, **given)
 
 
-def largest_limit(config: SearchConfig) -> int | None:
-    """Questions per subject that the search can ask for, None for all."""
-    last = config.full_limit if config.final_limit == 0 else config.final_limit
-    return None if last is None else last + config.holdout_limit
-
-
 def check_model_flags(args: argparse.Namespace) -> None:
     """Refuse flags that say nothing beside --evaluator."""
     given = [name for name in _MODEL_FLAGS if getattr(args, name) is not None]
     if args.evaluator is not None and given:
         raise SearchError(f"{_flag(given[0])} has no effect beside --evaluator; leave one of the two out")
-
-
-def read_single_scores(path: Path) -> dict[int, float]:
-    """Accuracy by layer, from JSON or CSV; rows of a CSV with several layers are passed over.
-
-    Raises:
-        SearchError: naming the entry that cannot be.
-    """
-    text = _read(path)
-    rows: list[tuple[str, Any]]
-    if text.lstrip().startswith("{"):
-        document = _json(path, text)
-        rows = list(document.items()) if isinstance(document, dict) else []
-    else:
-        lines = list(csv.reader(io.StringIO(text)))
-        if not lines or lines[0][:1] != ["layers"] or len(lines[0]) < 2:
-            raise SearchError(f'{path} is neither JSON like {{"17": 0.51}} nor CSV with the header layers,mmlu_acc')
-        rows = [(line[0], line[1] if len(line) > 1 else "") for line in lines[1:] if line]
-    scores: dict[int, float] = {}
-    for layer, value in rows:
-        if "+" in layer or layer == "none":
-            continue
-        try:
-            score = math.nan if isinstance(value, bool) else float(value)
-            index = int(layer)
-        except (TypeError, ValueError):
-            score, index = math.nan, -1
-        if index < 0 or not 0 <= score <= 1:
-            raise SearchError(f"{path}: {layer}: {value!r} is not a layer with an accuracy between 0 and 1")
-        if index in scores:
-            raise SearchError(f"{path} gives layer {index} twice; keep one")
-        scores[index] = score
-    if not scores:
-        raise SearchError(f"{path} holds no single-layer score; give one for each layer")
-    return scores
-
-
-def read_elite(path: Path) -> list[LayerSet]:
-    """Layer sets, from a JSON list of lists or the result of an earlier search.
-
-    Raises:
-        SearchError: naming the entry that cannot be.
-    """
-    document = _json(path, _read(path))
-    if isinstance(document, dict):
-        results = document.get("final_results")
-        if not isinstance(results, list):
-            raise SearchError(f"{path} is no search result (it has no final_results) and no list of layer lists")
-        document = [entry.get("layers") if isinstance(entry, dict) else entry for entry in results]
-    if not isinstance(document, list) or not document:
-        raise SearchError(f"{path} must hold a list of layer lists such as [[11, 13, 17], [13, 17]]")
-    sets = []
-    for entry in document:
-        if not isinstance(entry, list):
-            raise SearchError(f"{path}: {entry!r} is not a list of layers such as [11, 13, 17]")
-        try:
-            sets.append(LayerSet.from_indices(entry))
-        except SearchError as error:
-            raise SearchError(f"{path}: {error}") from error
-    return list(dict.fromkeys(sets))
-
-
-def check_scores(scores: Mapping[int, float], num_layers: int, path: Path) -> None:
-    """Refuse scores of a layer that the model does not have, or none for one that it has."""
-    outside = [i for i in scores if i >= num_layers]
-    if outside:
-        raise SearchError(
-            f"{path} scores layer {outside[0]}, but the model's layers are 0 to {num_layers - 1}; give the "
-            "file of this model"
-        )
-    lacking = [i for i in range(num_layers) if i not in scores]
-    if lacking:
-        raise SearchError(
-            f"{path} lacks layer {lacking[0]}; give all {num_layers} layers, or leave the option out and "
-            "they are measured"
-        )
 
 
 def resume_command(python: str, argv: Sequence[str], pair: str | None, folder: Path) -> list[str]:
@@ -264,24 +237,8 @@ def _flag(name: str) -> str:
 def _preset_table() -> str:
     presets = {name: make() for name, make in PRESETS.items()}
     lines = [f"{'presets:':<20}" + "".join(f"{name:>8}" for name in presets)]
-    for name in (*_LIMIT_FLAGS, *_SEARCH_FLAGS):
+    for name in (*_LIMIT_FLAGS, "holdout", "max_passes", *_SEARCH_FLAGS):
         values = (getattr(config, name) for config in presets.values())
-        told = "".join(f"{'none' if value is None else value:>8}" for value in values)
+        told = "".join(f"{'none' if value is None else f'{value:g}':>8}" for value in values)
         lines.append(f"  {_flag(name):<18}{told}")
     return "\n".join(lines)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SearchError(f"{path} does not exist; check the path") from None
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise SearchError(f"{path} is not a text file ({error})") from error
-
-
-def _json(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise SearchError(f"{path} is not JSON ({error})") from error

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from genetic_algorithm.errors import SearchError
+from genetic_algorithm.layer_set import SearchSpace
+
+GOALS = ("accuracy", "kl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +19,16 @@ class SearchConfig:
         SearchError: if a value cannot be; the message names it.
     """
 
+    strategy: str = "ga"
+    """How sets are proposed and raced: a name of `strategies.STRATEGIES`."""
+    goal: str = "accuracy"
+    """What is to be high: `accuracy`, or `kl`, the negative divergence from the donor's answers."""
+    max_questions: int | None = None
+    """Question-evaluations that the whole search may ask for, hold-out included."""
+    max_passes: float | None = None
+    """The same in units of all questions once (for MMLU, full-MMLU units)."""
+    max_hours: float | None = None
+    """Hours that answers may take, whenever they were made."""
     population: int = 20
     """Layer sets per generation."""
     generations: int = 15
@@ -26,6 +39,14 @@ class SearchConfig:
     """Fewest donor layers in a proposed set."""
     max_layers: int = 4
     """Most donor layers in a proposed set."""
+    must_include: tuple[int, ...] = ()
+    """Layers that every proposed set holds."""
+    forbid: tuple[int, ...] = ()
+    """Layers that no proposed set holds."""
+    window: tuple[int, int] | None = None
+    """First and last layer that a proposed set may hold; None for all."""
+    layer_cost: float = 0.0
+    """Accuracy that one more layer must bring to be worth it."""
     fast_limit: int | None = 10
     """Questions per subject in the fast look of stages 1 and 3; the first of those of `full_limit`."""
     full_limit: int | None = 50
@@ -33,8 +54,10 @@ class SearchConfig:
     final_limit: int | None = 0
     """Questions per subject on which the leaders that the full ones cannot tell apart are compared once more;
     0 leaves this out."""
-    holdout_limit: int = 0
-    """Questions per subject, next after all those above, that only the finalists see; they never choose."""
+    holdout: float = 0.25
+    """Share of each subject's questions that only the finalists see; they never choose. 0 for none."""
+    growth: float = 2.0
+    """How many times as many questions each rung of the ladder has as the one below."""
     seed: int = 0
     """Of the one generator from which all chance comes."""
     elite_fraction: float = 0.1
@@ -69,8 +92,12 @@ class SearchConfig:
     """Sets, the leader included, that are compared on the final questions, at most."""
     doubt: float = 0.05
     """A set contends while its exact paired p-value against the leader is above this."""
-    holdout_sets: int = 3
-    """Finalists that are asked the hold-out questions."""
+    last_share: float = 0.35
+    """Share of the budget that strategy ga keeps for its stages 2 and 3."""
+    plausible: float = 0.02
+    """Probability of being the best above which strategy ga goes on asking a set."""
+    max_failed: float = 0.5
+    """Stop when more than this share of the sets asked for cannot be evaluated."""
 
     def __post_init__(self) -> None:
         for name in ("population", "tournament", "verified", "kept", "verified_per_round"):
@@ -83,8 +110,6 @@ class SearchConfig:
             "climbs",
             "rounds",
             "verifications",
-            "holdout_limit",
-            "holdout_sets",
         ):
             self._at_least(name, 0)
         for name in ("min_layers", "max_layers", "seed"):
@@ -92,11 +117,25 @@ class SearchConfig:
         for name in ("fast_limit", "full_limit"):
             if getattr(self, name) is not None:
                 self._at_least(name, 1)
-        for name in ("elite_fraction", "scored_fraction", "crossover_rate", "mutation_rate", "guidance"):
+        shares = ("elite_fraction", "scored_fraction", "crossover_rate", "mutation_rate", "guidance", "doubt")
+        for name in (*shares, "last_share", "plausible", "max_failed"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SearchError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        if not 0 <= self.doubt <= 1:
-            raise SearchError(f"doubt must be between 0 and 1, got {self.doubt}")
+        if not 0 <= self.holdout < 1:
+            raise SearchError(f"--holdout must be at least 0 and below 1, got {self.holdout}; it is a share")
+        if not 1.2 <= self.growth <= 100:
+            raise SearchError(f"--growth must be between 1.2 and 100, got {self.growth}")
+        if self.goal not in GOALS:
+            raise SearchError(f"--goal {self.goal} is none of {', '.join(GOALS)}")
+        if not 0 <= self.layer_cost < 1:
+            raise SearchError(
+                f"--layer-cost must be at least 0 and below 1 (accuracy per layer), got {self.layer_cost}"
+            )
+        for name in ("max_questions", "max_passes", "max_hours"):
+            if (most := getattr(self, name)) is not None and not 0 < most < float("inf"):
+                raise SearchError(f"--{name.replace('_', '-')} must be above 0, got {most}")
+        if self.window is not None and not 0 <= self.window[0] <= self.window[1]:
+            raise SearchError(f"--window {self.window[0]}:{self.window[1]} holds no layer; give FIRST:LAST, as 8:23")
         if self.elite_fraction + self.scored_fraction > 1:
             raise SearchError(
                 f"elite_fraction {self.elite_fraction} and scored_fraction {self.scored_fraction} "
@@ -120,6 +159,21 @@ class SearchConfig:
                 "give more, or 0 to leave the final comparison out"
             )
 
+    def space(self, num_layers: int) -> SearchSpace:
+        """The sets that may be proposed for a model of this depth.
+
+        Raises:
+            SearchError: naming the constraint that cannot be met.
+        """
+        outside: set[int] = set()
+        if self.window is not None:
+            first, last = self.window
+            if last >= num_layers:
+                raise SearchError(f"--window {first}:{last}: the model's layers are 0 to {num_layers - 1}")
+            outside = {i for i in range(num_layers) if not first <= i <= last}
+        forbidden = tuple(sorted({*self.forbid, *outside}))
+        return SearchSpace(num_layers, self.min_layers, self.max_layers, self.must_include, forbidden)
+
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)
         if value < least:
@@ -132,17 +186,17 @@ def _spelt(limit: int | None) -> str:
 
 def quick() -> SearchConfig:
     """A first look at a pair with many subjects: limits 10 and 50."""
-    return SearchConfig(holdout_limit=50)
+    return SearchConfig(max_passes=6.0)
 
 
 def full() -> SearchConfig:
     """The whole search for a pair with many subjects: limits 20 and none (all questions)."""
-    return replace(quick(), population=40, generations=20, fast_limit=20, full_limit=None, holdout_limit=0)
+    return replace(quick(), population=40, generations=20, fast_limit=20, full_limit=None, max_passes=16.0)
 
 
 def tiny() -> SearchConfig:
     """For few subjects with a thousand questions each, as the bundled pair has: limits 24 and 150."""
-    return replace(quick(), fast_limit=24, full_limit=150, final_limit=750, holdout_limit=250)
+    return replace(quick(), fast_limit=24, full_limit=150, final_limit=750, max_passes=12.0)
 
 
 PRESETS: dict[str, Callable[[], SearchConfig]] = {"tiny": tiny, "quick": quick, "full": full}

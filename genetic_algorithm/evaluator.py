@@ -3,10 +3,11 @@
 Within each subject, questions stand in order of use: "limit n" means the n lowest question indices
 of each subject.
 
-An evaluator may have four more attributes, which the search uses where they exist:
+An evaluator may have more attributes, which the search uses where they exist:
 `fingerprint` (mapping of JSON values: everything that shapes an answer; it heads the journal),
-`subject_names` (sequence of str), `describe()` (mapping: device, memory; printed by `--dry-run`) and
-`seconds_per_question` (float or None: the expected cost of one question of one set).
+`subject_names` (sequence of str), `weights` (of each question in a score, float64 [num_questions]),
+`describe()` (mapping: device, memory; printed by `--dry-run`) and `seconds_per_question` (float or None: the
+expected cost of one question of one set).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,11 +68,14 @@ class Score:
     """Right answers out of those asked.
 
     `part` names the questions ("fast", "full", "holdout"): only scores on the same questions compare.
+    `goal` is the mean of what the search is for and its standard error, where that is not this accuracy: a weighted
+    mixture, or the negative divergence from the donor.
     """
 
     correct: int
     asked: int
     part: str
+    goal: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.correct <= self.asked or self.asked < 1:
@@ -86,6 +90,29 @@ class Score:
     def standard_error(self) -> float:
         """Binomial, in the unit of `accuracy`."""
         return sqrt(self.accuracy * (1 - self.accuracy) / self.asked)
+
+    @property
+    def value(self) -> float:
+        """What the search is for; higher is better."""
+        return self.accuracy if self.goal is None else self.goal[0]
+
+    @property
+    def value_error(self) -> float:
+        """Standard error of `value`."""
+        return self.standard_error if self.goal is None else self.goal[1]
+
+    def as_json(self) -> dict[str, Any]:
+        """For the result."""
+        found: dict[str, Any] = {
+            "accuracy": round(self.accuracy, 6),
+            "standard_error": round(self.standard_error, 6),
+            "correct": self.correct,
+            "questions": self.asked,
+            "part": self.part,
+        }
+        if self.goal is not None:
+            found |= {"value": round(self.value, 6), "value_error": round(self.value_error, 6)}
+        return found
 
 
 def limit_questions(subjects: NDArray[np.int64], limit: int | None, skip: int = 0) -> NDArray[np.int64]:

@@ -93,15 +93,24 @@ class LayerSet:
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """All sets of `min_layers` to `max_layers` layers out of `num_layers`.
+    """All sets of `min_layers` to `max_layers` layers out of `num_layers` that keep to the constraints.
+
+    Args:
+        num_layers: Depth of the model.
+        min_layers: Fewest layers of a set.
+        max_layers: Most layers of a set.
+        must_include: Layers that every set holds.
+        forbidden: Layers that no set holds.
 
     Raises:
-        SearchError: unless 0 <= min_layers <= max_layers <= num_layers and num_layers >= 1.
+        SearchError: if no set can meet them all; the message names the one that cannot be met.
     """
 
     num_layers: int
     min_layers: int
     max_layers: int
+    must_include: tuple[int, ...] = ()
+    forbidden: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.num_layers < 1:
@@ -116,20 +125,59 @@ class SearchSpace:
                 f"--max-layers {self.max_layers} is more than the model's {self.num_layers} layers; "
                 f"give at most {self.num_layers}"
             )
+        must, forbidden = (tuple(sorted(set(layers))) for layers in (self.must_include, self.forbidden))
+        for flag, layers in (("--must-include", must), ("--forbid", forbidden)):
+            outside = [i for i in layers if not 0 <= i < self.num_layers]
+            if outside:
+                raise SearchError(f"{flag} {outside[0]}: the model's layers are 0 to {self.num_layers - 1}")
+        if both := sorted(set(must) & set(forbidden)):
+            raise SearchError(
+                f"layer {both[0]} must be included and is forbidden (--forbid, or outside --window); choose one"
+            )
+        if len(must) > self.max_layers:
+            raise SearchError(
+                f"--must-include names {len(must)} layers, --max-layers allows {self.max_layers}; raise it"
+            )
+        if self.num_layers - len(forbidden) < self.min_layers:
+            raise SearchError(
+                f"--min-layers {self.min_layers} cannot be met: --forbid and --window leave "
+                f"{self.num_layers - len(forbidden)} layers"
+            )
+        object.__setattr__(self, "must_include", must)
+        object.__setattr__(self, "forbidden", forbidden)
+        object.__setattr__(self, "min_layers", max(self.min_layers, len(must)))
+        object.__setattr__(self, "max_layers", min(self.max_layers, self.num_layers - len(forbidden)))
 
     @property
     def size(self) -> int:
         """How many sets there are."""
-        return sum(comb(self.num_layers, k) for k in self.sizes)
+        return sum(comb(len(self.free), k - len(self.must_include)) for k in self.sizes)
 
     @property
     def sizes(self) -> range:
         """The layer counts that are allowed."""
         return range(self.min_layers, self.max_layers + 1)
 
+    @property
+    def free(self) -> tuple[int, ...]:
+        """Layers that a set may hold or not, increasing."""
+        fixed = {*self.must_include, *self.forbidden}
+        return tuple(i for i in range(self.num_layers) if i not in fixed)
+
+    @property
+    def root(self) -> LayerSet:
+        """What every set holds; the base itself where nothing must be included."""
+        return LayerSet(self.must_include)
+
+    def of(self, layers: Iterable[int]) -> LayerSet:
+        """The set of the root and these layers, in any order."""
+        return LayerSet(tuple(sorted({*self.must_include, *layers})))
+
     def contains(self, layers: LayerSet) -> bool:
         """Whether the search may propose this set."""
-        return len(layers) in self.sizes and (not layers.indices or layers.indices[-1] < self.num_layers)
+        if len(layers) not in self.sizes or (layers.indices and layers.indices[-1] >= self.num_layers):
+            return False
+        return not set(layers) & set(self.forbidden) and set(self.must_include) <= set(layers)
 
     def check(self, layers: LayerSet) -> LayerSet:
         """Return `layers`, or raise SearchError saying why the set is not in this space."""
@@ -143,6 +191,10 @@ class SearchSpace:
                 f"{layers} has {len(layers)} layers; this search is for {self.min_layers} to "
                 f"{self.max_layers} (--min-layers, --max-layers)"
             )
+        if held := sorted(set(layers) & set(self.forbidden)):
+            raise SearchError(f"{layers} holds layer {held[0]}, which --forbid or --window leaves out")
+        if lacking := sorted(set(self.must_include) - set(layers)):
+            raise SearchError(f"{layers} lacks layer {lacking[0]}, which --must-include asks for")
         return layers
 
     def random(self, rng: np.random.Generator) -> LayerSet:
@@ -150,18 +202,19 @@ class SearchSpace:
 
         Drawing evenly over sets would make nearly all of them as large as allowed.
         """
-        size = int(rng.integers(self.min_layers, self.max_layers + 1))
-        chosen = rng.choice(self.num_layers, size=size, replace=False)
-        return LayerSet(tuple(sorted(chosen.tolist())))
+        size = int(rng.integers(self.min_layers, self.max_layers + 1)) - len(self.must_include)
+        return self.of(rng.choice(np.array(self.free, dtype=np.int64), size=size, replace=False).tolist())
 
     def neighbours(self, layers: LayerSet) -> list[LayerSet]:
         """Every allowed set one swap, one addition or one removal away, in that order."""
-        inside, outside = layers.indices, [i for i in range(self.num_layers) if i not in layers.indices]
+        inside = [i for i in layers if i not in self.must_include]
+        outside = [i for i in self.free if i not in layers.indices]
         swaps = [layers.swap(out, into) for out in inside for into in outside]
         added = [layers.with_(into) for into in outside]
         dropped = [layers.without(out) for out in inside]
         return [near for near in (*swaps, *added, *dropped) if self.contains(near)]
 
     def __iter__(self) -> Iterator[LayerSet]:
+        """Every set, the smallest first, each size in lexical order of the layers left free."""
         for size in self.sizes:
-            yield from map(LayerSet, combinations(range(self.num_layers), size))
+            yield from map(self.of, combinations(self.free, size - len(self.must_include)))

@@ -1,4 +1,4 @@
-"""What a search has learnt so far: right or wrong, per layer set and question."""
+"""What a search has learnt so far: answers by layer set and question, their scores, and what is left to spend."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from genetic_algorithm.config import SearchConfig
 from genetic_algorithm.errors import SearchError
-from genetic_algorithm.evaluator import Answers, Score, limit_questions
+from genetic_algorithm.evaluator import Answers, Score
 from genetic_algorithm.layer_set import LayerSet
-from genetic_algorithm.paired_test import Paired, compare
-
-FAST, FULL, FINAL, HOLDOUT = "fast", "full", "final", "holdout"
+from genetic_algorithm.paired_test import Comparison, compare, compare_means
+from genetic_algorithm.questions import Questions
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays do not compare to one truth value
@@ -35,79 +33,72 @@ class Request:
         return len(self.batch) * len(self.questions)
 
 
-def question_parts(
-    config: SearchConfig, subjects: NDArray[np.int64], coarse_from: int | None = None
-) -> dict[str, NDArray[np.int64]]:
-    """The questions of each part, as sorted indices; final and hold-out questions may be none.
+class _Row:
+    """Answers of one set: `correct` int8 with -1 where unknown, signals float16 with NaN where unknown."""
 
-    From `coarse_from` on, all questions are there again, to be answered faster and less exactly: the fast part is
-    taken from these, and no other part.
+    __slots__ = ("correct", "divergence", "margin")
 
-    Hold-out questions are the next after all others; where a limit is none, the last of each subject, and none
-    then means all but these.
-
-    Raises:
-        SearchError: if there are no questions, or the hold-out would take all of a subject.
-    """
-    subjects = subjects[:coarse_from]
-    if len(subjects) == 0:
-        raise SearchError("the evaluator has no questions; choose other --tasks")
-    last = config.full_limit if config.final_limit == 0 else config.final_limit
-    held = _last_of_each(subjects, config.holdout_limit) if last is None else np.zeros(0, dtype=np.int64)
-
-    def first(limit: int | None) -> NDArray[np.int64]:
-        return np.setdiff1d(limit_questions(subjects, limit), held, assume_unique=True)
-
-    return {
-        FAST: first(config.fast_limit) + (coarse_from or 0),
-        FULL: first(config.full_limit),
-        FINAL: first(config.final_limit),
-        HOLDOUT: held if last is None else limit_questions(subjects, config.holdout_limit, last),
-    }
-
-
-def _last_of_each(subjects: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Indices of the last `count` questions of every subject, sorted."""
-    if count and (smallest := int(np.unique(subjects, return_counts=True)[1].min())) <= count:
-        raise SearchError(
-            f"--holdout-limit {count} leaves nothing to search on: a subject has {smallest} questions; give fewer"
-        )
-    parts = [np.flatnonzero(subjects == s)[-count:] for s in np.unique(subjects)] if count else []
-    return np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *parts]))
+    def __init__(self, count: int) -> None:
+        self.correct = np.full(count, -1, dtype=np.int8)
+        self.margin: NDArray[np.float16] | None = None
+        self.divergence: NDArray[np.float16] | None = None
 
 
 class Ledger:
-    """Answers by layer set, and the scores they make on each part of the questions."""
+    """Answers by layer set. Scores are by part; a higher `value` is better whatever the goal.
 
-    def __init__(self, parts: dict[str, NDArray[np.int64]], num_questions: int, num_answers: int | None = None) -> None:
-        """Know nothing yet.
+    Args:
+        questions: what there is to ask.
+        goal: `accuracy`, or `kl`: the negative mean divergence from the donor, nats.
+        budget: question-evaluations that may be asked for; None for any number.
+        layer_cost: taken off the value of a set for each of its layers.
+    """
 
-        Args:
-            parts: Questions of each part.
-            num_questions: How many there are.
-            num_answers: Indices that questions have, where some are there twice; as many as questions when None.
-        """
-        self.parts = parts
-        self.num_questions = num_questions
-        self._num_answers = num_answers or num_questions
-        self._correct: dict[LayerSet, NDArray[np.int8]] = {}  # -1 unknown, 0 wrong, 1 right
+    def __init__(
+        self, questions: Questions, *, goal: str = "accuracy", budget: int | None = None, layer_cost: float = 0.0
+    ) -> None:
+        self.questions, self.goal, self.layer_cost = questions, goal, layer_cost
+        self.budget = budget
+        self.spent = 0
+        """Question-evaluations recorded."""
+        self._rows: dict[LayerSet, _Row] = {}
         self._scores: dict[tuple[LayerSet, str], Score] = {}
         self._failed: dict[LayerSet, None] = {}
+
+    @property
+    def parts(self) -> dict[str, NDArray[np.int64]]:
+        """Questions of each part."""
+        return self.questions.parts
+
+    @property
+    def num_questions(self) -> int:
+        """How many there are; those that are there again are not counted."""
+        return self.questions.num_questions
 
     @property
     def failed(self) -> tuple[LayerSet, ...]:
         """Sets that could not be evaluated; they are never asked for again."""
         return tuple(self._failed)
 
+    @property
+    def known(self) -> tuple[LayerSet, ...]:
+        """Sets with any answer, in the order first asked, less those that failed since."""
+        return tuple(layers for layers in self._rows if layers not in self._failed)
+
+    @property
+    def left(self) -> float:
+        """Question-evaluations left of the budget."""
+        return float("inf") if self.budget is None else max(0, self.budget - self.spent)
+
     def is_new(self, layers: LayerSet) -> bool:
         """Whether nothing is known of a set."""
-        return layers not in self._correct
+        return layers not in self._rows
 
     def record(self, layers: LayerSet, questions: NDArray[np.int64], answers: Answers) -> None:
         """Take in answers, one per question.
 
         Raises:
-            SearchError: if their number is not that of the questions.
+            SearchError: if their number is not that of the questions, or the goal is `kl` and divergences lack.
         """
         correct = np.asarray(answers.correct)
         if correct.shape != questions.shape:
@@ -115,8 +106,17 @@ class Ledger:
                 f"the evaluator gave {correct.size} answers to {len(questions)} questions for {layers}; "
                 "it must give one per question"
             )
-        row = self._correct.setdefault(layers, np.full(self._num_answers, -1, dtype=np.int8))
-        row[questions] = correct
+        if self.goal == "kl" and answers.divergence is None:
+            raise SearchError("--goal kl needs an evaluator that gives divergences; leave it out for accuracy")
+        row = self._rows.setdefault(layers, _Row(self.questions.num_answers))
+        row.correct[questions] = correct
+        self.spent += len(questions)
+        for name in ("margin", "divergence"):
+            given = getattr(answers, name)
+            if given is not None:
+                if getattr(row, name) is None:
+                    setattr(row, name, np.full(self.questions.num_answers, np.nan, dtype=np.float16))
+                getattr(row, name)[questions] = given
 
     def fail(self, layers: LayerSet) -> None:
         """Note that a set cannot be evaluated."""
@@ -124,46 +124,109 @@ class Ledger:
 
     def missing(self, layers: LayerSet, part: str) -> NDArray[np.int64]:
         """Questions of a part that the set has not answered."""
-        questions, row = self.parts[part], self._correct.get(layers)
-        return questions if row is None else questions[row[questions] < 0]
+        questions, row = self.parts[part], self._rows.get(layers)
+        return questions if row is None else questions[row.correct[questions] < 0]
+
+    def level(self, layers: LayerSet) -> int:
+        """How many rungs of the ladder, from the lowest, the set has answered."""
+        row = self._rows.get(layers)
+        if row is None:
+            return 0
+        answered = [bool((row.correct[block] >= 0).all()) for block in self.questions.blocks]
+        return answered.index(False) if False in answered else len(answered)
 
     def score(self, layers: LayerSet, part: str) -> Score | None:
         """Score on a whole part; None unless every question of it is answered."""
         known = self._scores.get((layers, part))
-        if known is None and layers in self._correct and len(self.parts[part]):
-            answers = self._correct[layers][self.parts[part]]
+        if known is None and layers in self._rows and len(self.parts[part]):
+            questions = self.parts[part]
+            answers = self._rows[layers].correct[questions]
             if (answers >= 0).all():
-                known = self._scores[layers, part] = Score(int(answers.sum()), len(answers), part)
+                known = self._scores[layers, part] = self._score(layers, answers, questions, part)
         return known
+
+    def _score(self, layers: LayerSet, answers: NDArray[np.int8], questions: NDArray[np.int64], part: str) -> Score:
+        correct, asked = int(answers.sum()), len(answers)
+        if self.goal == "accuracy" and not self.questions.is_weighted:
+            return Score(correct, asked, part)
+        values, weights = self._values(layers, questions), self.questions.weights[questions]
+        mean = float(np.average(values, weights=weights))
+        error = float(np.sqrt((weights**2 * (values - mean) ** 2).sum()) / weights.sum())
+        return Score(correct, asked, part, (mean, error))
+
+    def best_score(self, layers: LayerSet, *parts: str) -> Score | None:
+        """The score on the first of `parts` that the set has answered whole, else on its highest rung."""
+        for part in (*parts, *reversed(self.questions.rungs)):
+            if found := self.score(layers, part):
+                return found
+        return None
+
+    def utility(self, layers: LayerSet, score: Score) -> float:
+        """The value of a score less what the set's layers cost."""
+        return score.value - self.layer_cost * len(layers)
 
     def scored(self, part: str) -> dict[LayerSet, Score]:
         """All sets with a score on a part, best first; of equal ones the smaller, then the lower layers."""
-        scores = {layers: self.score(layers, part) for layers in self._correct}
-        found = [(layers, score) for layers, score in scores.items() if score is not None]
-        return dict(sorted(found, key=lambda item: (-item[1].correct, len(item[0]), item[0])))
-
-    def compare(self, first: LayerSet, second: LayerSet, part: str) -> Paired:
-        """Paired comparison on a part that both sets have answered."""
-        questions = self.parts[part]
-        if self.score(first, part) is None or self.score(second, part) is None:
-            raise SearchError(f"{first} and {second} have not both answered the {part} questions")
-        return compare(self._correct[first][questions] == 1, self._correct[second][questions] == 1)
-
-    def wanted(self, sets: Iterable[LayerSet], part: str, stage: str, label: str) -> Iterator[Request]:
-        """Requests for what is unknown, sets that lack the same questions together."""
-        groups: dict[bytes, tuple[NDArray[np.int64], list[LayerSet]]] = {}
-        for layers in dict.fromkeys(sets):
-            missing = self.missing(layers, part)
-            if len(missing) and layers not in self._failed:
-                groups.setdefault(missing.tobytes(), (missing, []))[1].append(layers)
-        for missing, batch in groups.values():
-            yield Request(tuple(batch), missing, stage, label)
+        return {layers: self._scores[layers, part] for layers in self.ranked(self._rows, part)}
 
     def ranked(self, sets: Iterable[LayerSet], part: str) -> list[LayerSet]:
         """Those of `sets` with a score on a part, best first (order as in `scored`)."""
         scores = {layers: self.score(layers, part) for layers in dict.fromkeys(sets)}
         found = [(layers, score) for layers, score in scores.items() if score is not None]
-        return [s for s, _ in sorted(found, key=lambda item: (-item[1].correct, len(item[0]), item[0]))]
+        found.sort(key=lambda item: (-round(self.utility(*item), 12), len(item[0]), item[0]))
+        return [layers for layers, _ in found]
+
+    def compare(self, first: LayerSet, second: LayerSet, part: str) -> Comparison:
+        """Paired comparison on a part that both sets have answered: exact for right and wrong, else by means."""
+        questions = self.parts[part]
+        if self.score(first, part) is None or self.score(second, part) is None:
+            raise SearchError(f"{first} and {second} have not both answered the {part} questions")
+        if self.goal == "accuracy" and not self.questions.is_weighted:
+            a, b = (self._rows[layers].correct[questions] == 1 for layers in (first, second))
+            return compare(a, b)
+        difference = self._values(first, questions) - self._values(second, questions)
+        return compare_means(difference, self.questions.weights[questions])
+
+    def values(self, layers: LayerSet, block: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """What the goal gets from each question of a block, float64 [n]; None unless all are answered."""
+        row = self._rows.get(layers)
+        if row is None or (row.correct[block] < 0).any():
+            return None
+        return self._values(layers, block)
+
+    def correct(self, layers: LayerSet, block: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """Right or wrong on each question of a block, bool [n], whatever the goal; None unless all are answered."""
+        row = self._rows.get(layers)
+        if row is None or (row.correct[block] < 0).any():
+            return None
+        return row.correct[block] == 1
+
+    def signals(self, layers: LayerSet, block: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        """Margins and divergences of an answered block, float64 [n] each, as far as they are known."""
+        row = self._rows[layers]
+        found = {"margin": row.margin, "divergence": row.divergence}
+        return {name: of[block].astype(np.float64) for name, of in found.items() if of is not None}
+
+    def _values(self, layers: LayerSet, questions: NDArray[np.int64]) -> NDArray[np.float64]:
+        row = self._rows[layers]
+        if self.goal == "kl" and row.divergence is not None:
+            return -row.divergence[questions].astype(np.float64)
+        return row.correct[questions].astype(np.float64)
+
+    def wanted(self, sets: Iterable[LayerSet], part: str, stage: str, label: str) -> Iterator[Request]:
+        """Requests for what is unknown, sets that lack the same questions together.
+
+        Sets come first that stand first: what the budget does not pay for is left out.
+        """
+        groups: dict[bytes, tuple[NDArray[np.int64], list[LayerSet]]] = {}
+        left = self.left
+        for layers in dict.fromkeys(sets):
+            missing = self.missing(layers, part)
+            if len(missing) and layers not in self._failed and len(missing) <= left:
+                left -= len(missing)
+                groups.setdefault(missing.tobytes(), (missing, []))[1].append(layers)
+        for missing, batch in groups.values():
+            yield Request(tuple(batch), missing, stage, label)
 
 
 def distinct(sets: Sequence[LayerSet]) -> tuple[LayerSet, ...]:

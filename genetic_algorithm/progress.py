@@ -6,15 +6,17 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from genetic_algorithm.conclusion import spell_score
 from genetic_algorithm.layer_set import LayerSet
-from genetic_algorithm.ledger import FAST, FINAL, FULL, Request
-from genetic_algorithm.plan import StagePlan, remaining
-from genetic_algorithm.search import Outcome
+from genetic_algorithm.ledger import Request
+from genetic_algorithm.questions import FINAL, FULL
+from genetic_algorithm.search import CHECK, Outcome
+from genetic_algorithm.strategies import StageForecast
 
 _log = logging.getLogger(__name__)
 _OURS = ("genetic_algorithm", "evaluation", "models")
@@ -33,11 +35,33 @@ def spell_seconds(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def remaining(
+    forecast: Sequence[StageForecast], used: Mapping[str, int], stage: str, budget_left: float
+) -> tuple[int, int]:
+    """Question-evaluations left from `stage` on, as searches mostly go and at most.
+
+    Args:
+        forecast: by stage, in order.
+        used: question-evaluations by stage.
+        stage: the one that runs.
+        budget_left: question-evaluations that stages before the hold-out may still ask.
+    """
+    names = [item.stage for item in forecast]
+    typical, most, check = 0, 0, 0
+    for item in forecast[names.index(stage) :]:
+        if item.stage == CHECK:
+            check = max(0, item.questions - used.get(item.stage, 0))
+        else:
+            typical += max(0, item.typical - used.get(item.stage, 0))
+            most += max(0, item.questions - used.get(item.stage, 0))
+    return int(min(typical, budget_left)) + check, int(min(most, budget_left)) + check
+
+
 class Progress:
     """Counts question-evaluations as they come and tells of them.
 
     Args:
-        plan: upper bounds by stage, from which the time left follows.
+        forecast: by stage, from which the time left follows.
         outcome: of the running search, read for the best set so far.
         stream: a terminal for a bar, or None for plain lines alone.
         clock: seconds, monotonic.
@@ -45,14 +69,14 @@ class Progress:
 
     def __init__(
         self,
-        plan: list[StagePlan],
+        forecast: Sequence[StageForecast],
         outcome: Outcome,
         *,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._plan, self._outcome, self._clock = plan, outcome, clock
-        self._bar = _bar(sum(stage.typical for stage in plan), stream)
+        self._forecast, self._outcome, self._clock = forecast, outcome, clock
+        self._bar = _bar(sum(stage.typical for stage in forecast), stream)
         self._done = 0
         self._in_request = 0
         self._told = clock()
@@ -77,7 +101,7 @@ class Progress:
     def end(self, request: Request, seconds: float, seconds_in_all: float) -> None:
         """The request is answered; the times are of evaluations, from the journal where they are older."""
         used = {stage: usage.questions for stage, usage in self._outcome.usage.items()}
-        left, left_at_most = remaining(self._plan, used, request.stage)
+        left, left_at_most = remaining(self._forecast, used, request.stage, self._outcome.ledger.left)
         if self._bar is not None:
             self._bar.total = self._done + left
             self._bar.refresh()
@@ -100,13 +124,13 @@ class Progress:
             self._bar.close()
 
     def _best(self) -> str:
+        """The best set on the most questions so far, by the plain score; a strategy may rank otherwise."""
         ledger = self._outcome.ledger
-        for part in (FINAL, FULL, FAST):
-            scores = ledger.scored(part)
-            best = next((layers for layers in scores if layers != LayerSet(())), None)
-            if best is not None:
-                score = scores[best]
-                return f"{best} {score.accuracy:.4f} +- {score.standard_error:.4f} ({score.asked} questions)"
+        for part in (FINAL, FULL, *reversed(ledger.questions.rungs)):
+            best = next((layers for layers in ledger.ranked(ledger.known, part) if layers != LayerSet(())), None)
+            score = None if best is None else ledger.score(best, part)
+            if score is not None:
+                return f"{best} {spell_score(ledger, score)} ({score.asked} questions)"
         return "not known yet"
 
 

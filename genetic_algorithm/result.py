@@ -2,96 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from genetic_algorithm import comparisons
+from genetic_algorithm.comparisons import BASE, Finding
+from genetic_algorithm.conclusion import conclude
 from genetic_algorithm.evaluator import Score
-from genetic_algorithm.genetic import STAGE as STAGE_1
+from genetic_algorithm.intervals import Z95, wilson
 from genetic_algorithm.layer_set import LayerSet
-from genetic_algorithm.ledger import FAST, FINAL, FULL, HOLDOUT, Ledger
-from genetic_algorithm.local_search import STAGE as STAGE_3
-from genetic_algorithm.search import STAGE_2, Outcome
+from genetic_algorithm.ledger import Ledger
+from genetic_algorithm.questions import ALL, FAST, FINAL, FULL, HOLDOUT
+from genetic_algorithm.search import Outcome
 
 FORMAT = 1
+RANKED_BY = "rank: by the score on the questions that chose."
 _DIGITS = 6
 
 
-def best_score(ledger: Ledger, layers: LayerSet) -> Score | None:
-    """The score on the most questions that the ranking uses."""
-    return ledger.score(layers, FINAL) or ledger.score(layers, FULL)
-
-
-def document(outcome: Outcome, *, run: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, Any]:
+def document(
+    outcome: Outcome,
+    *,
+    run: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    subjects: NDArray[np.int64],
+    subject_names: Sequence[str] = (),
+) -> dict[str, Any]:
     """Build the document.
 
     Args:
         outcome: of a search that is over.
         run: what the run folder knows: config, versions, timestamp.
         seconds: evaluation time by stage, from all sittings of this run.
+        subjects: subject of each question, int64 [num_questions].
+        subject_names: of the subjects, where they have names.
     """
-    ledger = outcome.ledger
-    base = LayerSet(())
-    parts = {name: len(questions) for name, questions in ledger.parts.items()}
+    ledger, details = outcome.ledger, outcome.details
+    findings = comparisons.of_leader(outcome)
+    parts = {name: len(ledger.parts[name]) for name in (FAST, FULL, FINAL, HOLDOUT)}
+    rungs = [len(ledger.parts[rung]) for rung in ledger.questions.rungs]
     return {
         "format": FORMAT,
         **run,
-        "questions": {"in_all": ledger.num_questions, **parts},
-        "note": "The ranking chose among these scores, so the best of them flatters its set a little; the "
-        "hold-out accuracy, where there is one, played no part in the choice.",
+        "conclusion": conclude(ledger, outcome.final[0], findings),
+        "questions": {"in_all": ledger.num_questions, **parts, "rungs": rungs},
+        "note": "accuracy is on questions that made the choice, so it flatters the best sets a little; "
+        "holdout_accuracy is on questions that took no part in it, full_accuracy on all questions. Intervals are of "
+        "95 %. p-values are of paired tests on the hold-out, or where questions_also_chose is true on all questions "
+        "that both sets answered; p_value_corrected holds for all comparisons of its list together (Holm).",
+        "ranked_by": details.get("ranked_by", RANKED_BY),
         "final_results": [_final(outcome, rank) for rank in range(len(outcome.final))],
-        "base": _candidate(ledger, base, best_score(ledger, base)),
-        "best_per_layer_count": {
-            str(size): _candidate(ledger, layers, best_score(ledger, layers))
-            for size, layers in sorted(outcome.best_per_size.items())
-        },
-        "patterns": [
-            {
-                "layers": list(pattern.layers.indices),
-                "frequency": round(pattern.frequency, _DIGITS),
-                "gain": round(pattern.gain, _DIGITS),
-                "weight": round(pattern.weight, _DIGITS),
-            }
-            for pattern in outcome.patterns
-        ],
-        "stages": {
-            STAGE_1: {
-                "candidates": [_candidate(ledger, s, ledger.score(s, FAST)) for s in outcome.stage_1],
-                "generations": [
-                    {
-                        "generation": line.number,
-                        "new_sets": line.new_sets,
-                        "best": list(line.best.indices),
-                        "best_accuracy": round(line.best_accuracy, _DIGITS),
-                        "mean_accuracy": round(line.mean_accuracy, _DIGITS),
-                    }
-                    for line in outcome.history
-                ],
-            },
-            STAGE_2: {"candidates": [_candidate(ledger, s, ledger.score(s, FULL)) for s in outcome.stage_2]},
-            STAGE_3: {
-                "local_optimum": outcome.is_local_optimum,
-                "climbs": [[list(layers.indices) for layers in path] for path in outcome.paths],
-                "candidates": [_candidate(ledger, path[-1], ledger.score(path[-1], FULL)) for path in outcome.paths],
-            },
-        },
+        "base": _candidate(outcome, BASE),
+        "comparisons": [finding.as_json() for finding in findings],
+        "best_per_layer_count": _by_count(outcome),
+        "per_subject": _per_subject(outcome, subjects, subject_names),
+        "patterns": details.get("patterns", []),
+        "stages": {stage: details[stage] for stage in outcome.usage if stage in details},
         "failed": [list(layers.indices) for layers in ledger.failed],
+        "cut_short": outcome.is_cut_short,
         "usage": _usage(outcome, seconds),
     }
 
 
 def table(document: Mapping[str, Any]) -> list[str]:
     """The ranking as lines for a person."""
-    lines = ["rank  accuracy  +-      questions  hold-out  layers"]
-    for entry in document["final_results"]:
-        holdout = "-" if entry["holdout_accuracy"] is None else f"{entry['holdout_accuracy']:.4f}"
-        lines.append(
-            f"{entry['rank']:>4}  {entry['accuracy']:.4f}    {entry['standard_error']:.4f}  "
-            f"{entry['questions']:>9}  {holdout:>8}  {entry['layers']}"
-        )
-    if document["base"] is not None:
-        base = document["base"]
-        lines.append(f"base  {base['accuracy']:.4f}    {base['standard_error']:.4f}  {base['questions']:>9}")
-    return lines
+    rows = [*document["final_results"], document["base"]]
+    has_estimates = any(entry and entry["estimate"] is not None for entry in rows)
+    estimate = "estimate  " if has_estimates else ""
+    lines = [f"rank  {estimate}accuracy  +-      questions  hold-out  all       layers"]
+    for entry in rows:
+        if entry is not None:
+            estimate = f"{_or_dash(entry['estimate']):<10}" if has_estimates else ""
+            lines.append(
+                f"{entry.get('rank', 'base'):>4}  {estimate}{entry['accuracy']:.4f}    {entry['standard_error']:.4f}  "
+                f"{entry['questions']:>9}  {_or_dash(entry['holdout_accuracy']):>8}  "
+                f"{_or_dash(entry['full_accuracy']):<8}  {entry['layers']}"
+            )
+    return [*lines, document["ranked_by"], document["conclusion"]]
+
+
+def _or_dash(accuracy: float | None) -> str:
+    return "-" if accuracy is None else f"{accuracy:.4f}"
 
 
 def _usage(outcome: Outcome, seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -115,36 +109,107 @@ def _usage(outcome: Outcome, seconds: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def _candidate(ledger: Ledger, layers: LayerSet, score: Score | None) -> dict[str, Any] | None:
+def _candidate(outcome: Outcome, layers: LayerSet) -> dict[str, Any] | None:
+    """Scores of one set: on the questions that chose, on the hold-out, on all; None where it has none."""
+    ledger = outcome.ledger
+    score = ledger.best_score(layers, FINAL, FULL)
     if score is None:  # could not be evaluated
         return None
+    estimate = outcome.details.get("estimates", {}).get(str(layers))
     return {
         "layers": list(layers.indices),
-        "accuracy": round(score.accuracy, _DIGITS),
-        "standard_error": round(score.standard_error, _DIGITS),
-        "correct": score.correct,
-        "questions": score.asked,
-        "part": score.part,
+        **score.as_json(),
+        "interval": _interval(score),
+        "estimate": None if estimate is None else round(estimate, _DIGITS),
+        **_part_score(ledger, layers, HOLDOUT, "holdout"),
+        **_part_score(ledger, layers, ALL, "full"),
     }
+
+
+def _part_score(ledger: Ledger, layers: LayerSet, part: str, name: str) -> dict[str, Any]:
+    score = ledger.score(layers, part)
+    found: dict[str, Any] = {
+        f"{name}_accuracy": None if score is None else round(score.accuracy, _DIGITS),
+        f"{name}_standard_error": None if score is None else round(score.standard_error, _DIGITS),
+        f"{name}_interval": None if score is None else _interval(score),
+        f"{name}_questions": 0 if score is None else score.asked,
+    }
+    if score is not None and score.goal is not None:
+        low, high = (round(score.value + side * Z95 * score.value_error, _DIGITS) for side in (-1, 1))
+        found |= {f"{name}_value": round(score.value, _DIGITS), f"{name}_value_interval": [low, high]}
+    return found
+
+
+def _interval(score: Score) -> list[float]:
+    return [round(bound, _DIGITS) for bound in wilson(score.correct, score.asked)]
 
 
 def _final(outcome: Outcome, rank: int) -> dict[str, Any]:
-    ledger, layers = outcome.ledger, outcome.final[rank]
-    holdout = ledger.score(layers, HOLDOUT)
-    after = outcome.final[rank + 1] if rank + 1 < len(outcome.final) else None
-    candidate = _candidate(ledger, layers, best_score(ledger, layers)) or {}
+    ledger, final = outcome.ledger, outcome.final
+    layers = final[rank]
+    after = comparisons.find(ledger, layers, final[rank + 1]) if rank + 1 < len(final) else None
+    behind = comparisons.find(ledger, final[0], layers) if rank else None
+    beside = [finding for finding in (after, behind) if finding is not None]
     return {
         "rank": rank + 1,
-        **candidate,
-        "holdout_accuracy": None if holdout is None else round(holdout.accuracy, _DIGITS),
-        "holdout_standard_error": None if holdout is None else round(holdout.standard_error, _DIGITS),
-        "holdout_questions": 0 if holdout is None else holdout.asked,
-        # Exact paired tests on questions that both sets answered; the runner-up is the next in rank.
-        "p_value_vs_runner_up": None if after is None else _p_value(ledger, layers, after),
-        "p_value_vs_best": None if rank == 0 else _p_value(ledger, outcome.final[0], layers),
+        **(_candidate(outcome, layers) or {}),
+        # Of paired tests, not corrected; the runner-up is the next in rank.
+        "p_value_vs_runner_up": _p_value(after),
+        "p_value_vs_best": _p_value(behind),
+        "questions_also_chose": any(finding.also_chose for finding in beside),
     }
 
 
-def _p_value(ledger: Ledger, first: LayerSet, second: LayerSet) -> float:
-    both = ledger.score(first, FINAL) is not None and ledger.score(second, FINAL) is not None
-    return float(f"{ledger.compare(first, second, FINAL if both else FULL).p_value:.4g}")
+def _p_value(finding: Finding | None) -> float | None:
+    return None if finding is None else float(f"{finding.comparison.p_value:.4g}")
+
+
+def _by_count(outcome: Outcome) -> dict[str, Any]:
+    """The best set of each layer count, what it is beside the best of the next smaller one, and the Pareto front."""
+    more, front, found = comparisons.of_each_more_layer(outcome), _pareto_front(outcome), {}
+    for size, layers in sorted(outcome.best_per_size.items()):
+        entry = _candidate(outcome, layers)
+        if entry is not None:
+            entry["on_pareto_front"] = size in front
+            entry["more_layers"] = more[size].as_json() if size in more else None
+        found[str(size)] = entry
+    return found
+
+
+def _pareto_front(outcome: Outcome) -> set[int]:
+    """Counts whose best set is better than that of every smaller count, all by the same kind of score."""
+    ledger, sets = outcome.ledger, sorted(outcome.best_per_size.items())
+    estimates = outcome.details.get("estimates", {})
+    values = {size: estimates.get(str(layers)) for size, layers in sets}
+    for part in (FINAL, FULL, *reversed(ledger.questions.rungs)):
+        if None not in values.values():
+            break
+        scores = {size: ledger.score(layers, part) for size, layers in sets}
+        values = {size: None if score is None else score.value for size, score in scores.items()}
+    front, highest = set(), float("-inf")
+    for size, value in values.items():
+        if value is not None and value > highest:
+            front.add(size)
+            highest = value
+    return front
+
+
+def _per_subject(outcome: Outcome, subjects: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any] | None:
+    """Accuracy of the leader and of the base in each subject, on the questions by which they are compared."""
+    ledger, leader = outcome.ledger, outcome.final[0]
+    questions, also_chose = comparisons.fair_questions(ledger, leader, BASE)
+    right, of_base = (ledger.correct(layers, questions) for layers in (leader, BASE))
+    if not len(questions) or right is None or of_base is None:
+        return None
+    rows = []
+    for subject in np.unique(subjects[questions]).tolist():
+        at = subjects[questions] == subject
+        rows.append(
+            {
+                "subject": str(names[subject]) if subject < len(names) else subject,
+                "questions": int(at.sum()),
+                "accuracy": round(float(right[at].mean()), _DIGITS),
+                "base_accuracy": round(float(of_base[at].mean()), _DIGITS),
+            }
+        )
+    return {"layers": list(leader.indices), "questions_also_chose": also_chose, "subjects": rows}

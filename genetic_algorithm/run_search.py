@@ -1,4 +1,4 @@
-"""Run the three-stage search from the command line.
+"""Run a search from the command line.
 
 python -m genetic_algorithm.run_search --dry-run
 python -m genetic_algorithm.run_search --pair tiny --output-dir results/mine
@@ -20,17 +20,21 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genetic_algorithm import arguments, plan, result, run_folder, wiring
+from genetic_algorithm import arguments, dry_run, prior_knowledge, result, run_folder, wiring
 from genetic_algorithm.config import SearchConfig
 from genetic_algorithm.errors import SearchError
 from genetic_algorithm.evaluator import Evaluator
-from genetic_algorithm.layer_set import LayerSet, SearchSpace
-from genetic_algorithm.progress import Progress, logging_to, spell_seconds
-from genetic_algorithm.search import Search
+from genetic_algorithm.layer_set import LayerSet
+from genetic_algorithm.ledger import Request
+from genetic_algorithm.progress import Progress, logging_to
+from genetic_algorithm.search import CHECK, Search
+
+if TYPE_CHECKING:
+    from evaluation.remembering import Remembering
 
 _log = logging.getLogger("genetic_algorithm.run_search")  # not __name__, which is __main__ under -m
 _MACHINE = ("device", "memory", "batch_tokens", "layers_dir", "cache_dir")  # may change between sittings of one run
@@ -85,10 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 finished = run_folder.peek(job.args.output_dir, job.run)
                 if finished is not None and not job.args.dry_run:
                     return _tell_finished(*finished)
-            evaluator = wiring.make_evaluator(job.evaluation, job.factory, job.config, download=not job.args.dry_run)
+            evaluator = wiring.make_evaluator(job.evaluation, job.factory, download=not job.args.dry_run)
             search = _make_search(job, evaluator)
             if job.args.dry_run:
-                return _dry_run(job, evaluator, search)
+                return dry_run.tell(evaluator, search)
             about = {"command": ["run_search", *given], "versions": run_folder.versions()}
             with run_folder.opened(job.args.output_dir, job.run, about) as opened:
                 folder = opened.paths.folder
@@ -119,16 +123,16 @@ def _job(given: Sequence[str]) -> Job:
         pair=None if pair is None else pair.name,
         factory=args.evaluator,
         evaluation=None if pair is None else wiring.eval_config(args, pair.name),
-        single_scores=None if scores is None else arguments.read_single_scores(scores),
-        elite=[] if elite is None else arguments.read_elite(elite),
+        single_scores=None if scores is None else prior_knowledge.read_single_scores(scores),
+        elite=[] if elite is None else prior_knowledge.read_elite(elite),
         args=args,
     )
 
 
 def _make_search(job: Job, evaluator: Evaluator) -> Search:
-    space = SearchSpace(int(evaluator.num_layers), job.config.min_layers, job.config.max_layers)
+    space = job.config.space(int(evaluator.num_layers))
     if job.single_scores is not None:
-        arguments.check_scores(job.single_scores, space.num_layers, job.args.single_layer_scores)
+        prior_knowledge.check_scores(job.single_scores, space.num_layers, job.args.single_layer_scores)
     for layers in job.elite:
         try:
             space.check(layers)
@@ -140,44 +144,10 @@ def _make_search(job: Job, evaluator: Evaluator) -> Search:
         space,
         subjects,
         coarse_from=getattr(evaluator, "coarse_from", None),
+        weights=getattr(evaluator, "weights", None),
         single_scores=job.single_scores,
         elite=job.elite,
     )
-
-
-def _plan(search: Search, job: Job) -> list[plan.StagePlan]:
-    parts = search.ledger.parts
-    return plan.make_plan(search.config, search.space, parts, measure_singles=job.single_scores is None)
-
-
-def _dry_run(job: Job, evaluator: Evaluator, search: Search) -> int:
-    stages = _plan(search, job)
-    passes_of = 1 / search.ledger.num_questions
-    pace = getattr(evaluator, "seconds_per_question", None)
-    about: Mapping[str, Any] = getattr(evaluator, "describe", dict)()
-    bounds = (sum(stage.sets for stage in stages), sum(stage.questions for stage in stages))
-    total = plan.StagePlan("in all", *bounds, sum(stage.typical for stage in stages))
-    print(f"Dry run: {search.space.size:,} possible layer sets; no run is begun.")
-    for name, value in about.items():
-        print(f"  {name}: {value}")
-    print(f"{'':<10}{'at most:':>10}{'question-':>14}{'mostly:':>12}{'question-':>14}{'full':>9}")
-    print(f"{'':<10}{'sets':>10}{'evaluations':>14}{'time':>12}{'evaluations':>14}{'passes':>9}")
-    for stage in (*stages, total):
-        time = "unknown" if pace is None else spell_seconds(stage.typical * pace)
-        passes = f"{stage.typical * passes_of:.1f}"
-        print(f"{stage.stage:<10}{stage.sets:>10,}{stage.questions:>14,}{time:>12}", end="")
-        print(f"{stage.typical:>14,}{passes:>9}")
-    document = {
-        "dry_run": True,
-        "stages": [dataclasses.asdict(stage) for stage in stages],
-        "question_evaluations_at_most": total.questions,
-        "question_evaluations": total.typical,
-        "full_passes": round(total.typical * passes_of, 3),
-        "seconds": None if pace is None else round(total.typical * pace, 1),
-        **{str(name): value for name, value in about.items()},
-    }
-    print(json.dumps(document, default=str))
-    return 0
 
 
 def _search(job: Job, evaluator: Evaluator, search: Search, opened: run_folder.OpenedRun) -> int:
@@ -192,33 +162,61 @@ def _search(job: Job, evaluator: Evaluator, search: Search, opened: run_folder.O
         if opened.is_resumed and not paths.journal.exists():
             _log.warning("%s is missing: all questions are asked again; put it back to keep them", paths.journal)
         header = {**({} if job.factory is None else {"factory": job.factory}), **journal_header(evaluator)}
-        remembering = Remembering(evaluator, Journal(paths.journal, header, evaluator.num_questions))
-        stream = sys.stderr if sys.stderr.isatty() else None
-        progress = Progress(_plan(search, job), search.outcome, stream=stream)
-        seconds: dict[str, float] = {}
-        try:
-            while request := search.ask():
-                progress.begin(request)
-                before = remembering.seconds
-                answers = {}
-                for layers, given in remembering.answers(request.batch, request.questions):
-                    answers[layers] = given
-                    progress.advance(request)
-                search.tell(answers)
-                took = remembering.seconds - before
-                seconds[request.stage] = seconds.get(request.stage, 0.0) + took
-                progress.end(request, took, remembering.seconds)
-        finally:
-            progress.close()
+        journal = Journal(paths.journal, header, evaluator.num_questions)
+        remembering = Remembering(evaluator, journal, retry_failed=job.args.retry_failed)
+        seconds = _ask_and_tell(search, remembering)
         run = json.loads(paths.config.read_text(encoding="utf-8"))
         about = {"timestamp": paths.timestamp, **run["run"], "versions": run_folder.versions(), "conditions": header}
-        document = result.document(search.outcome, run=about, seconds=seconds)
+        names = getattr(evaluator, "subject_names", ())
+        subjects = np.asarray(evaluator.subjects, dtype=np.int64)
+        document = result.document(search.outcome, run=about, seconds=seconds, subjects=subjects, subject_names=names)
         run_folder.write_json(paths.result, document)
         for line in result.table(document):
             _log.info("%s", line)
+        _warn_of_failures(search)
         _log.info("result: %s", paths.result)
     _print_last_line(paths, document)
     return 0
+
+
+def _ask_and_tell(search: Search, remembering: Remembering) -> dict[str, float]:
+    """Run a search to its end; returns seconds of evaluation by stage."""
+    progress = Progress(search.forecast(), search.outcome, stream=sys.stderr if sys.stderr.isatty() else None)
+    seconds: dict[str, float] = {}
+    try:
+        while request := search.ask():
+            if _takes_too_long(search, request, remembering.seconds):
+                _log.info("--max-hours %g: what is left of the time is for the hold-out", search.config.max_hours)
+                search.stop()
+                continue
+            progress.begin(request)
+            before = remembering.seconds
+            answers = {}
+            for layers, given in remembering.answers(request.batch, request.questions):
+                answers[layers] = given
+                progress.advance(request)
+            search.tell(answers)
+            took = remembering.seconds - before
+            seconds[request.stage] = seconds.get(request.stage, 0.0) + took
+            progress.end(request, took, remembering.seconds)
+    finally:
+        progress.close()
+    return seconds
+
+
+def _takes_too_long(search: Search, request: Request, seconds: float) -> bool:
+    """Whether a request, and the hold-out after it, would run past --max-hours at the pace so far."""
+    if search.config.max_hours is None or request.stage == CHECK or not search.ledger.spent:
+        return False
+    pace = seconds / search.ledger.spent
+    return seconds + pace * (request.size + search.hold_out_cost) > 3600 * search.config.max_hours
+
+
+def _warn_of_failures(search: Search) -> None:
+    failed, count = search.ledger.failed, sum(usage.sets for usage in search.outcome.usage.values())
+    if failed:
+        named = ", ".join(map(str, failed[:5])) + (", ..." if len(failed) > 5 else "")
+        _log.warning("%d of %d layer sets could not be evaluated and were left out: %s", len(failed), count, named)
 
 
 def _tell_finished(paths: run_folder.RunPaths, document: Mapping[str, Any]) -> int:
@@ -238,7 +236,11 @@ def _print_last_line(paths: run_folder.RunPaths, document: Mapping[str, Any]) ->
         "standard_error": best["standard_error"],
         "questions": best["questions"],
         "holdout_accuracy": best["holdout_accuracy"],
+        "full_accuracy": best["full_accuracy"],
         "base_accuracy": base.get("accuracy"),
+        "base_questions": base.get("questions"),
+        "base_holdout_accuracy": base.get("holdout_accuracy"),
+        "conclusion": document["conclusion"],
         "question_evaluations": document["usage"]["in_all"]["question_evaluations"],
         "seconds": document["usage"]["in_all"]["seconds"],
         "result": str(paths.result),

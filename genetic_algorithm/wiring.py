@@ -11,8 +11,6 @@ import os
 import sys
 from typing import Any
 
-from genetic_algorithm import arguments
-from genetic_algorithm.config import SearchConfig
 from genetic_algorithm.errors import SearchError
 from genetic_algorithm.evaluator import Evaluator
 
@@ -23,9 +21,10 @@ def eval_config(args: argparse.Namespace, pair: str) -> Any:
     """The `EvalConfig` of these flags; flags not given keep its defaults."""
     from evaluation.config import EvalConfig  # entry points wire the packages, late
     from evaluation.devices import device_name
+    from evaluation.mixture import parse_tasks
 
     device = device_name(args.gpu or "auto")
-    tasks = [name for word in args.tasks or () for name in word.split(",") if name]
+    tasks, weights = parse_tasks(args.tasks or ())
     if args.tasks and not tasks:
         raise SearchError("--tasks names no task; name one, or leave the option out for the pair's own")
     flags = {
@@ -39,20 +38,20 @@ def eval_config(args: argparse.Namespace, pair: str) -> Any:
     }
     return EvalConfig(
         pair=pair,
-        tasks=tuple(tasks),
+        tasks=tasks,
+        task_weights=weights,
         device=device,
         dtype=args.dtype or ("float32" if device == "cpu" else "bfloat16"),
         **{name: value for name, value in flags.items() if value is not None},
     )
 
 
-def make_evaluator(evaluation: Any, factory: str | None, config: SearchConfig, *, download: bool = True) -> Evaluator:
+def make_evaluator(evaluation: Any, factory: str | None, *, download: bool = True) -> Evaluator:
     """Build the engine of an `EvalConfig`, or call MODULE:FACTORY where one is named.
 
     Args:
         evaluation: of the command line; None where `factory` is given.
         factory: MODULE:FACTORY, or None.
-        config: of the search, whose limits say how many questions are needed.
         download: whether models that are not here may be fetched.
 
     Raises:
@@ -66,9 +65,8 @@ def make_evaluator(evaluation: Any, factory: str | None, config: SearchConfig, *
 
         if evaluation.fast_dtype == "fp8":  # before anything large is loaded
             require_fp8(usable_device(evaluation.device))
-        limit = arguments.largest_limit(config)
         found = partial(locate, download=download)
-        engine = build_evaluator(evaluation, max_limit=limit, locate=found)
+        engine = build_evaluator(evaluation, max_limit=None, locate=found)
         return with_coarse_answers(engine) if evaluation.fast_dtype == "fp8" else engine
     evaluator: Evaluator = _import_factory(factory)()
     lacking = [name for name in _NEEDED if not hasattr(evaluator, name)]

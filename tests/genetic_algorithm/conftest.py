@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from evaluation.entry import run_tool
+from genetic_algorithm import run_search
+
 ROOT = Path(__file__).resolve().parents[2]
 FACTORY = "tests.genetic_algorithm.simulator:factory"
 SMALL = ["--population", "8", "--generations", "3", "--fast-limit", "10", "--full-limit", "40"]
-SMALL += ["--holdout-limit", "10", "--final-limit", "60"]
+SMALL += ["--final-limit", "50"]
 
 
 class CommandLine:
@@ -28,6 +31,24 @@ class CommandLine:
         where = [] if out is None else ["--output-dir", str(self.folder / out)]
         module = [sys.executable, "-m", "genetic_algorithm.run_search", "--evaluator", FACTORY]
         return [*module, *SMALL, *flags, *where]
+
+    def fork(self, *flags: str, **environment: str) -> int:
+        """The search in a copy of this process, which starts at once; returns the id of the process."""
+        process = os.fork()
+        if process:
+            return process
+        code = 70
+        try:  # nothing of the copy may reach the test that it is a copy of
+            os.environ |= self.environment | environment
+            os.chdir(self.folder)
+            output = os.open(self.folder / "output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            code = run_tool("run_search", run_search.main, self.command(*flags)[3:])
+            sys.stdout.flush()
+        finally:
+            os._exit(code)
 
     def start(self, command: Sequence[str], **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

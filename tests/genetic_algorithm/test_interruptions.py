@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import re
 import resource
 import shlex
 import signal
@@ -27,28 +29,59 @@ def _wait_for_lines(process: subprocess.Popen[str], journal: Path, lines: int) -
         time.sleep(0.005)
 
 
-def test_killed_at_random_moments_it_comes_to_the_same_result(command_line: CommandLine) -> None:
-    assert command_line.run(out="undisturbed").returncode == 0
-    calls = command_line.folder / "calls"
-    journal = command_line.folder / "run" / "journal.jsonl"
+KILLS = 20
+LONGER = ("--population", "14", "--generations", "5", "--max-passes", "12")
+
+
+@pytest.mark.parametrize("strategy", ["ga", "ga-original"])
+def test_killed_at_random_moments_it_comes_to_the_same_result(command_line: CommandLine, strategy: str) -> None:
+    flags = ("--strategy", strategy, *LONGER)
+    assert command_line.run(*flags, out="undisturbed").returncode == 0
+    calls, journal = command_line.folder / "calls", command_line.folder / "run" / "journal.jsonl"
     rng = np.random.default_rng(0)
-    kills = 0
-    while True:
-        process = command_line.start(command_line.command(), SIM_CALLS=str(calls), **SLOW)
-        _wait_for_lines(process, journal, _lines(journal) + int(rng.integers(1, 40)))
-        time.sleep(float(rng.uniform(0, 0.01)))
-        if process.poll() is not None:
-            break
-        process.kill()
-        process.communicate()
-        kills += 1
-    stdout, stderr = process.communicate()
-    assert process.returncode == 0, stderr
-    assert kills >= 3
+    kills, status = 0, None
+    while status is None:
+        process = command_line.fork(*flags, SIM_CALLS=str(calls), **SLOW)
+        status = None if kills < KILLS else os.waitpid(process, 0)[1]
+        wanted = _lines(journal) + int(rng.integers(0, 4))
+        while status is None and _lines(journal) < wanted:
+            time.sleep(0.002)
+            finished, found = os.waitpid(process, os.WNOHANG)
+            status = found if finished else None
+        if status is None:
+            time.sleep(float(rng.uniform(0, 0.02)))
+            os.kill(process, signal.SIGKILL)
+            _, found = os.waitpid(process, 0)
+            status = None if os.WIFSIGNALED(found) else found
+            kills += 1
+    output = (command_line.folder / "output").read_text()
+    assert os.waitstatus_to_exitcode(status) == 0, output
+    assert kills == KILLS
     assert command_line.result() == command_line.result("undisturbed")
     repeated = Counter(calls.read_text().splitlines())
     assert sum(repeated.values()) - len(repeated) <= kills  # the evaluation in flight, at most
-    assert stdout.count("\n") == 1
+    assert output.count('"layers": [') == 1
+
+
+def test_a_set_that_failed_once_stays_failed_unless_told_otherwise(command_line: CommandLine) -> None:
+    bad = "0+2+9,2,0+1+2+9"
+    assert command_line.run(out="never").returncode == 0
+    assert command_line.run(out="always", SIM_BROKEN=bad).returncode == 0
+    assert command_line.result("always") != command_line.result("never")
+    first = command_line.run(SIM_BROKEN=bad)
+    assert first.returncode == 0
+    assert re.search(r"\n\d of \d+ layer sets could not be evaluated and were left out: 2, ", first.stderr)
+    result = next((command_line.folder / "run").glob("search_result_*.json"))
+    result.unlink()  # as if it had been killed before its end
+    again = command_line.run()
+    assert again.returncode == 0
+    assert (
+        "2 could not be evaluated in an earlier sitting (RuntimeError: 2 does not fit): it is left out" in again.stderr
+    )
+    assert command_line.result() == command_line.result("always")
+    result.unlink()
+    assert command_line.run("--retry-failed").returncode == 0
+    assert command_line.result() == command_line.result("never")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -85,7 +118,7 @@ def test_stopped_before_it_began_it_says_that_nothing_was_written(command_line: 
     assert not (command_line.folder / "run").exists()
 
 
-@pytest.mark.parametrize("kilobytes", [0, 2, 9, 40])
+@pytest.mark.parametrize("kilobytes", [0, 2, 9, 16])
 def test_a_disk_that_is_full_is_one_line_and_the_run_resumes(command_line: CommandLine, kilobytes: int) -> None:
     assert command_line.run(out="undisturbed").returncode == 0
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from genetic_algorithm import LayerSet, SearchSpace
-from genetic_algorithm.patterns import draw, mine
+from genetic_algorithm.strategies.patterns import draw, mine
 
 
 def _landscape() -> dict[LayerSet, float]:

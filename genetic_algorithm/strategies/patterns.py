@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,15 @@ class Pattern:
     def weight(self) -> float:
         """Frequency times gain, positive."""
         return self.frequency * self.gain
+
+    def as_json(self) -> dict[str, Any]:
+        """For the result."""
+        return {
+            "layers": list(self.layers.indices),
+            "frequency": round(self.frequency, 6),
+            "gain": round(self.gain, 6),
+            "weight": round(self.weight, 6),
+        }
 
 
 def mine(

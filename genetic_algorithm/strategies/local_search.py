@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from genetic_algorithm.config import SearchConfig
 from genetic_algorithm.layer_set import LayerSet, SearchSpace
-from genetic_algorithm.ledger import FAST, FULL, Ledger, Request, distinct
+from genetic_algorithm.ledger import Ledger, Request, distinct
+from genetic_algorithm.questions import FAST, FULL
 
 STAGE = "stage 3"
 
@@ -55,14 +56,16 @@ class LocalSearch:
 
     def _step(self, path: list[LayerSet], promising: Sequence[LayerSet]) -> bool:
         """Move uphill if a verified neighbour is better; return whether the climb goes on."""
-        here = self.ledger.score(path[-1], FULL)
         best = self.ledger.ranked([path[-1], *self.space.neighbours(path[-1])], FULL)
-        top = self.ledger.score(best[0], FULL) if best else None
-        if here is not None and top is not None and top.correct > here.correct:
+        if best and self._value(best[0]) > self._value(path[-1]):
             path.append(best[0])
             return True
         unverified = [near for near in promising if self.ledger.score(near, FULL) is None]
         return any(near not in self.ledger.failed for near in unverified)  # there is more to verify from here
+
+    def _value(self, layers: LayerSet) -> float:
+        score = self.ledger.score(layers, FULL)
+        return float("inf") if score is None else self.ledger.utility(layers, score)  # nothing beats the unknown
 
     def _to_screen(self, layers: LayerSet) -> list[LayerSet]:
         """Neighbours without a fast score, those of the most telling kind first."""

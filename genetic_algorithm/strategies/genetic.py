@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genetic_algorithm.config import SearchConfig
 from genetic_algorithm.layer_set import LayerSet, SearchSpace
-from genetic_algorithm.ledger import FAST, Ledger, Request, distinct
-from genetic_algorithm.patterns import Pattern, draw, mine
+from genetic_algorithm.ledger import Ledger, Request, distinct
+from genetic_algorithm.questions import FAST
+from genetic_algorithm.strategies.operators import Operators
+from genetic_algorithm.strategies.patterns import Pattern, mine
 
 STAGE = "stage 1"
 _TRIES = 20  # draws for one child before its neighbourhood, then the whole space, is looked through
@@ -32,6 +35,16 @@ class Generation:
     best: LayerSet
     best_accuracy: float
     mean_accuracy: float
+
+    def as_json(self) -> dict[str, Any]:
+        """For the result."""
+        return {
+            "generation": self.number,
+            "new_sets": self.new_sets,
+            "best": list(self.best.indices),
+            "best_accuracy": round(self.best_accuracy, 6),
+            "mean_accuracy": round(self.mean_accuracy, 6),
+        }
 
 
 @dataclass(slots=True)
@@ -59,8 +72,7 @@ class Genetic:
     def run(self) -> Iterator[Request]:
         """Yield requests until the generations, the patience or the space are at an end."""
         if self.single_scores is None:
-            singles = [LayerSet((i,)) for i in range(self.space.num_layers)]
-            yield from self._ask([LayerSet(()), *singles], "single layers")
+            yield from self._ask([LayerSet(()), *self._singles().values()], "single layers")
         population = self._first_population()
         yield from self._ask(population, "first population")
         # Single layers, measured before, may be parents too.
@@ -104,12 +116,16 @@ class Genetic:
         return list(chosen)
 
     def _layer_scores(self) -> NDArray[np.float64]:
-        """Accuracy of each layer alone, float64 [num_layers]; a layer that failed counts as the worst."""
+        """Value of each free layer alone, float64 [free layers]; a layer that failed counts as the worst."""
         if self.single_scores is not None:
-            return np.array([self.single_scores[i] for i in range(self.space.num_layers)], dtype=np.float64)
-        measured = [self.ledger.score(LayerSet((i,)), FAST) for i in range(self.space.num_layers)]
-        worst = min((score.accuracy for score in measured if score is not None), default=0.0)
-        return np.array([worst if score is None else score.accuracy for score in measured])
+            return np.array([self.single_scores[i] for i in self.space.free], dtype=np.float64)
+        measured = [self.ledger.score(layers, FAST) for layers in self._singles().values()]
+        worst = min((score.value for score in measured if score is not None), default=0.0)
+        return np.array([worst if score is None else score.value for score in measured])
+
+    def _singles(self) -> dict[int, LayerSet]:
+        """Each free layer, alone or beside those that must be there."""
+        return {i: self.space.of([i]) for i in self.space.free}
 
     def _elite_seeds(self, scores: NDArray[np.float64]) -> Iterator[LayerSet]:
         """Elites given, or else groups of the best single layers, the best group first."""
@@ -118,25 +134,27 @@ class Genetic:
             return
         # No more than the twelve best: the groups of a few more are too many to sort.
         best = np.argsort(-scores, kind="stable")[: min(12, 2 + self.space.max_layers)].tolist()
-        sizes = [k for k in self.space.sizes if k >= 2] or list(self.space.sizes)
+        fixed = len(self.space.must_include)
+        sizes = [k - fixed for k in self.space.sizes if k - fixed >= 2] or [k - fixed for k in self.space.sizes]
         groups = [group for size in sizes for group in combinations(best, size)]
         for group in sorted(groups, key=lambda g: (-float(scores[list(g)].sum()) / max(1, len(g)), g)):
-            yield LayerSet.from_indices(group)
+            yield self.space.of(self.space.free[i] for i in group)
 
     def _scored_set(self, scores: NDArray[np.float64]) -> LayerSet:
         """Draw layers in proportion to exp(standardised single-layer score)."""
         spread = float(scores.std()) or 1.0
         weights = np.exp((scores - scores.max()) / spread)
         sizes = self._unmeasured_space().sizes
-        size = int(self.rng.integers(sizes.start, sizes.stop))
-        chosen = self.rng.choice(self.space.num_layers, size=size, replace=False, p=weights / weights.sum())
-        return LayerSet.from_indices(chosen.tolist())
+        size = int(self.rng.integers(sizes.start, sizes.stop)) - len(self.space.must_include)
+        free = np.array(self.space.free, dtype=np.int64)
+        return self.space.of(self.rng.choice(free, size=size, replace=False, p=weights / weights.sum()).tolist())
 
     def _unmeasured_space(self) -> SearchSpace:
         """The space without the single layers, where these have been measured first."""
-        if self.single_scores is not None or self.space.max_layers < 2:
+        two = len(self.space.must_include) + 2
+        if self.single_scores is not None or self.space.max_layers < two:
             return self.space
-        return replace(self.space, min_layers=max(2, self.space.min_layers))
+        return replace(self.space, min_layers=max(two, self.space.min_layers))
 
     # Generations.
 
@@ -155,13 +173,9 @@ class Genetic:
     def _child(
         self, population: Sequence[LayerSet], guidance: float, taken: Mapping[LayerSet, None]
     ) -> LayerSet | None:
+        operators = Operators(self.config, self.space, self.rng)
         for _ in range(_TRIES if population else 0):
-            if self.rng.random() < self.config.crossover_rate:
-                child = self._cross(self._parent(population), self._parent(population))
-                if self.rng.random() < self.config.mutation_rate:
-                    child = self._mutate(child, guidance)
-            else:
-                child = self._mutate(self._parent(population), guidance)
+            child = operators.child(population, self.patterns, guidance)
             if self._new(child, taken):
                 return child
         for parent in population:  # best first
@@ -178,54 +192,6 @@ class Genetic:
         known = self.ledger.score(layers, FAST) is not None or layers in self.ledger.failed
         return not known and layers not in taken and self.space.contains(layers)
 
-    def _parent(self, population: Sequence[LayerSet]) -> LayerSet:
-        """Tournament: the best of a few drawn at random; `population` is sorted, best first."""
-        drawn = self.rng.integers(len(population), size=min(self.config.tournament, len(population)))
-        return population[int(drawn.min())]
-
-    def _cross(self, one: LayerSet, other: LayerSet) -> LayerSet:
-        """What both parents hold, and a draw of what one of them holds."""
-        shared = [i for i in one.indices if i in other.indices]
-        single = sorted(set(one.indices) ^ set(other.indices))
-        low = max(self.space.min_layers, len(shared))
-        high = min(self.space.max_layers, len(shared) + len(single))
-        if low > high:
-            return one
-        lengths = sorted({min(max(len(p), low), high) for p in (one, other)})
-        size = lengths[int(self.rng.integers(len(lengths)))]
-        chosen = self.rng.choice(np.array(single, dtype=np.int64), size=size - len(shared), replace=False)
-        return LayerSet.from_indices([*shared, *chosen.tolist()])
-
-    def _mutate(self, layers: LayerSet, guidance: float) -> LayerSet:
-        """Plant a mined pattern, or else swap, add or drop one layer."""
-        if self.patterns and self.rng.random() < guidance:
-            return self._plant(draw(self.patterns, self.rng), layers)
-        outside = [i for i in range(self.space.num_layers) if i not in layers.indices]
-        moves = ["swap"] * 2 if layers.indices and outside else []
-        moves += ["add"] if outside and len(layers) < self.space.max_layers else []
-        moves += ["drop"] if len(layers) > self.space.min_layers else []
-        if not moves:
-            return layers
-        move = moves[int(self.rng.integers(len(moves)))]
-        if move != "add":
-            layers = layers.without(layers.indices[int(self.rng.integers(len(layers)))])
-        if move != "drop":
-            layers = layers.with_(outside[int(self.rng.integers(len(outside)))])
-        return layers
-
-    def _plant(self, pattern: LayerSet, host: LayerSet) -> LayerSet:
-        """The pattern, filled up with layers of the host to the host's size or one more."""
-        rest = [i for i in host.indices if i not in pattern.indices]
-        least = max(self.space.min_layers, len(pattern))
-        size = min(max(len(host) + int(self.rng.integers(2)), least), self.space.max_layers)
-        keep = min(max(size - len(pattern), 0), len(rest))
-        kept = self.rng.choice(np.array(rest, dtype=np.int64), size=keep, replace=False).tolist()
-        child = LayerSet.from_indices([*pattern.indices, *kept])
-        outside = [i for i in range(self.space.num_layers) if i not in child.indices]
-        if len(child) < size and outside:
-            child = child.with_(outside[int(self.rng.integers(len(outside)))])
-        return child
-
     def _survivors(self, population: Sequence[LayerSet], children: Sequence[LayerSet]) -> list[LayerSet]:
         """The best of the old generation and of its children, best first."""
         best = self.ledger.ranked([*population, *children], FAST)
@@ -234,10 +200,12 @@ class Genetic:
     # Reading the ledger.
 
     def _accuracies(self) -> dict[LayerSet, float]:
-        return {s: score.accuracy for s, score in self.ledger.scored(FAST).items() if self.space.contains(s)}
+        return {
+            s: self.ledger.utility(s, score) for s, score in self.ledger.scored(FAST).items() if self.space.contains(s)
+        }
 
     def _best_correct(self) -> float:
-        return max(self._accuracies().values(), default=-1.0)
+        return max(self._accuracies().values(), default=float("-inf"))
 
     def _note(self, number: int, population: Sequence[LayerSet]) -> float:
         """Add a line to the history; return the best accuracy so far."""
