@@ -44,10 +44,12 @@ def document(
     findings = comparisons.of_leader(outcome)
     parts = {name: len(ledger.parts[name]) for name in (FAST, FULL, FINAL, HOLDOUT)}
     rungs = [len(ledger.parts[rung]) for rung in ledger.questions.rungs]
+    stages = {stage: details[stage] for stage in outcome.usage if stage in details}
+    statements = [stage["statement"] for stage in stages.values() if "statement" in stage]  # how exhaustive it was
     return {
         "format": FORMAT,
         **run,
-        "conclusion": conclude(ledger, outcome.final[0], findings),
+        "conclusion": " ".join([conclude(ledger, outcome.final[0], findings), *statements]),
         "questions": {"in_all": ledger.num_questions, **parts, "rungs": rungs},
         "note": "accuracy is on questions that made the choice, so it flatters the best sets a little; "
         "holdout_accuracy is on questions that took no part in it, full_accuracy on all questions. Intervals are of "
@@ -60,7 +62,7 @@ def document(
         "best_per_layer_count": _by_count(outcome),
         "per_subject": _per_subject(outcome, subjects, subject_names),
         "patterns": details.get("patterns", []),
-        "stages": {stage: details[stage] for stage in outcome.usage if stage in details},
+        "stages": stages,
         "failed": [list(layers.indices) for layers in ledger.failed],
         "cut_short": outcome.is_cut_short,
         "usage": _usage(outcome, seconds),

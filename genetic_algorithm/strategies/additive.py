@@ -1,4 +1,4 @@
-"""Strategies `additive` and `pairwise`: measure single layers, or singles and pairs, and ask what their sum says is best.
+"""Strategies `additive` and `pairwise`: measure single layers, or singles and pairs, and ask the best sums.
 
 Effects add up on a logit scale. The best sets by a fitted model are found exactly (`best_subsets`), looked at, and
 raced; `pairwise` takes what they show into its model and solves it again.
@@ -6,7 +6,7 @@ raced; `pairwise` takes what they show into its model and solves it again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import inf, log
@@ -24,9 +24,10 @@ from genetic_algorithm.strategies.racing import VERIFY, capacity, race_forecast,
 from genetic_algorithm.strategies.strategy import Setting, StageForecast, candidates, ranked_on_ladder
 
 SINGLES, PAIRS, BEST = "single layers", "pairs", "best by the model"
-_PAIR_SHARE = 0.35  # of what singles leave of the budget
-_BEST_SHARE = 0.4  # of what pairs leave of it
+_PAIR_SHARE = 0.25  # of what singles leave of the budget
+_BEST_SHARE = 0.3  # of what pairs leave of it
 _MOST_PAIRS = 1500  # a fit is cubic in what was measured
+_MOST_BEST = 500  # sets asked of a model at a time
 _DIGITS = 9
 
 
@@ -37,21 +38,27 @@ def measure_singles(setting: Setting, stage: str) -> Iterator[Request]:
     yield from setting.ledger.wanted([*setting.elite, *singles], FAST, stage, "single layers")
 
 
-def layer_effects(setting: Setting) -> dict[int, float]:
-    """What each free layer adds to the root on the scale on which effects add up; a failed one is as bad as the worst.
+def additive_model(setting: Setting) -> Quadratic:
+    """What each free layer adds to the root, from single-layer scores where they are given, else as measured.
 
-    From single-layer scores where they are given, else from what was measured.
+    A layer that failed counts as the worst.
     """
     space, ledger = setting.space, setting.ledger
-    given: Mapping[int, float | None] = setting.single_scores or {
-        i: None if (score := ledger.score(space.of([i]), FAST)) is None else score.value for i in space.free
-    }
-    values = {i: given[i] for i in space.free}
-    worst = min((value for value in values.values() if value is not None), default=0.0)
-    root = ledger.score(space.root, FAST)
-    start = worst if root is None else root.value
     scale = _logit if ledger.goal == "accuracy" else float
-    return {i: scale(worst if value is None else value) - scale(start) for i, value in values.items()}
+
+    def measured(layers: LayerSet) -> float | None:
+        score = ledger.score(layers, FAST)
+        return None if score is None else score.value
+
+    given = setting.single_scores
+    values = {i: measured(space.of([i])) if given is None else given[i] for i in space.free}
+    worst = min((value for value in values.values() if value is not None), default=0.0)
+    root = measured(space.root)
+    constant = scale(worst if root is None else root)
+    single = np.zeros(space.num_layers)
+    for i, value in values.items():
+        single[i] = scale(worst if value is None else value) - constant
+    return Quadratic(constant, single, np.zeros((space.num_layers, space.num_layers)))
 
 
 def _logit(accuracy: float) -> float:
@@ -98,15 +105,12 @@ class Additive:
 
     def run(self) -> Iterator[Request]:
         """Yield the requests."""
-        ledger, space = self.setting.ledger, self.setting.space
+        ledger = self.setting.ledger
         yield from measure_singles(self.setting, SINGLES)
-        effects = layer_effects(self.setting)
-        single = np.zeros(space.num_layers)
-        single[list(effects)] = list(effects.values())
-        model = Quadratic(0.0, single, np.zeros((space.num_layers, space.num_layers)))
         affordable = capacity(ledger)
-        wanted = self.setting.config.verified if affordable == inf else int(affordable)
-        yield from ledger.wanted(self.solver.best(model, max(1, wanted)), FAST, BEST, "largest sums")
+        count = self.setting.config.verified if affordable == inf else max(1, min(_MOST_BEST, int(affordable)))
+        best = self.solver.best(additive_model(self.setting), count)
+        yield from ledger.wanted(best, FAST, BEST, "largest sums")
         yield from verify(self.setting)
 
     def ranking(self) -> list[LayerSet]:
@@ -125,8 +129,9 @@ class Additive:
 
     def details(self) -> dict[str, Any]:
         """Effects of single layers, and the best sets."""
+        single = additive_model(self.setting).single
         return {
-            SINGLES: {"effects": {str(i): round(effect, 4) for i, effect in layer_effects(self.setting).items()}},
+            SINGLES: {"effects": {str(i): round(float(single[i]), 4) for i in self.setting.space.free}},
             BEST: self.solver.as_json(),
             VERIFY: {"candidates": candidates(self.setting.ledger, self.ranking()[: self.setting.config.kept], FULL)},
         }
@@ -159,9 +164,9 @@ class Pairwise:
         space = self.setting.space
         if space.max_layers < len(space.root) + 2:
             return []
-        effects = layer_effects(self.setting)
-        pairs = sorted(combinations(effects, 2), key=lambda p: (-round(effects[p[0]] + effects[p[1]], _DIGITS), p))
-        return [space.of(pair) for pair in pairs[:_MOST_PAIRS]]
+        model = additive_model(self.setting)
+        pairs = [space.of(pair) for pair in combinations(space.free, 2)]
+        return sorted(pairs, key=lambda pair: (-round(model.value(pair), _DIGITS), pair))[:_MOST_PAIRS]
 
     def _improve(self) -> Iterator[Request]:
         """Ask the best by the model, in rounds, until these are known or their share of the budget is spent."""
@@ -172,7 +177,11 @@ class Pairwise:
             model = self._fitted()
             if model is None or looks < 1:
                 return
-            each = config.population if looks == inf else max(1, int(looks / (config.rounds - number + 1)))
+            each = (
+                config.population
+                if looks == inf
+                else max(1, min(_MOST_BEST // 4, int(looks / (config.rounds - number + 1))))
+            )
             best = self.solver.best(model, 4 * each)
             new = [s for s in best if ledger.score(s, FAST) is None and s not in ledger.failed][:each]
             self.rounds.append({"new_sets": len(new), "best": list(best[0].indices), **self.solver.as_json()})

@@ -1,7 +1,7 @@
 """Strategies `beam` and `greedy`: build sets layer by layer from the best of one layer less.
 
-Each step adds one layer to every set of the beam and races what comes of it; the best go on. Forward selection is a beam
-of one. Then the best set is improved by removals and swaps (the floating search of Pudil et al. 1994, after the fact).
+Each step adds one layer to every set of the beam and races what comes of it; the best go on. Forward selection is a
+beam of one. Then the best set is improved by removals and swaps (floating search, Pudil et al. 1994, after the fact).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 from genetic_algorithm.layer_set import LayerSet
 from genetic_algorithm.ledger import Request
 from genetic_algorithm.questions import FAST, FULL
-from genetic_algorithm.strategies.additive import SINGLES, layer_effects, measure_singles
+from genetic_algorithm.strategies.additive import SINGLES, additive_model, measure_singles
+from genetic_algorithm.strategies.quadratic import Quadratic
 from genetic_algorithm.strategies.racing import VERIFY, Race, race_forecast, verify
 from genetic_algorithm.strategies.strategy import Setting, StageForecast, candidates, ranked_on_ladder
 
@@ -43,29 +44,24 @@ class Beam:
         setting, root = self.setting, self.setting.space.root
         width = self.width or max(2, setting.config.population // 5)
         yield from measure_singles(setting, SINGLES)
-        effects = layer_effects(setting)
+        model = additive_model(setting)
         beam, steps = [root], setting.space.max_layers - len(root)
         for step in range(steps):
             # The steps left, a polish and the verification share what is left of the budget.
             limit = setting.ledger.left / (steps - step + 2)
-            grown = self._grown(beam, effects)
+            grown = self._grown(beam, model)
             yield from Race(setting, STEPS, f"{len(root) + step + 1} layers", _HEIGHT, limit).run(grown)
             beam = (self._ranked(grown) or grown)[:width]
             self.steps.append(beam)
-        yield from self._polish(effects)
+        yield from self._polish(model)
         yield from verify(setting)
 
-    def _grown(self, beam: list[LayerSet], effects: dict[int, float]) -> list[LayerSet]:
-        """Every set of the beam with one more layer, the most promising first."""
-        grown: dict[LayerSet, float] = {}
-        for place, layers in enumerate(beam):
-            for i in effects:
-                if i not in layers:
-                    # Effects are of the root alone: they order the children of one set, and sets go by their place.
-                    grown.setdefault(layers.with_(i), round(effects[i] - place * 0.1, _DIGITS))
-        return sorted(grown, key=lambda s: (-grown[s], s))
+    def _grown(self, beam: list[LayerSet], model: Quadratic) -> list[LayerSet]:
+        """Every set of the beam with one more layer: the best set first, with the layers that are best alone first."""
+        best = sorted(self.setting.space.free, key=lambda i: (-round(float(model.single[i]), _DIGITS), i))
+        return list(dict.fromkeys(layers.with_(i) for layers in beam for i in best if i not in layers))
 
-    def _polish(self, effects: dict[int, float]) -> Iterator[Request]:
+    def _polish(self, model: Quadratic) -> Iterator[Request]:
         """Race the neighbours of the best set, until none is better."""
         setting = self.setting
         for number in range(_ROUNDS):
@@ -74,7 +70,7 @@ class Beam:
                 return
             leader, spent = ranking[0], setting.ledger.spent
             near = setting.space.neighbours(leader)
-            near.sort(key=lambda s: -round(sum(effects[i] for i in s if i in effects), _DIGITS))
+            near.sort(key=lambda s: (-round(model.value(s), _DIGITS), s))
             limit = setting.ledger.left / 3
             yield from Race(setting, POLISH, f"round {number + 1}", _HEIGHT, limit).run([leader, *near])
             if setting.ledger.spent == spent or self.ranking()[0] == leader:
@@ -101,8 +97,8 @@ class Beam:
         near = min(space.size, space.max_layers * count)
         return [
             StageForecast(SINGLES, singles, singles * len(ledger.parts[FAST]), singles * len(ledger.parts[FAST])),
-            race_forecast(ledger, STEPS, count + sum(steps), _HEIGHT),
-            race_forecast(ledger, POLISH, near, _HEIGHT),
+            race_forecast(ledger, STEPS, count + sum(steps), height=_HEIGHT),
+            race_forecast(ledger, POLISH, near, height=_HEIGHT),
             race_forecast(ledger, VERIFY, min(space.size, singles + sum(steps) + near)),
         ]
 

@@ -50,7 +50,7 @@ def best_subsets(
         count: How many sets.
         node_limit: Nodes of the search tree, each some fraction of a millisecond.
     """
-    must, free = list(space.must_include), np.array(space.free, dtype=np.int64)
+    must, free = (np.array(layers, dtype=np.int64) for layers in (space.must_include, space.free))
     single = model.single[free] + model.pair[np.ix_(free, must)].sum(1)
     search = _Search(single, model.pair[np.ix_(free, free)], size - len(must), count, node_limit)
     search.run()

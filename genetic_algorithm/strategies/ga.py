@@ -36,6 +36,7 @@ _OFFSPRING = 20  # offspring screened for each that is asked
 _POOL = 400  # sets over which draws are made jointly: the cost is cubic
 _DRAWS = 400  # draws from which a probability of being the best is counted
 _PARENTS = 40
+_CHAMPIONS_SHARE = 0.05  # of what is left of the budget, that one more rung of the best of each count may cost
 _STEPS = 3  # rungs that a set can earn in stage 1
 _DIGITS = 9  # scores are rounded before they are compared, so that no last bit of a sum decides
 
@@ -62,9 +63,11 @@ class ModelAssistedGA:
     def run(self) -> Iterator[Request]:
         """Yield the requests of the three stages."""
         yield from self._evolve()
+        yield from self._champions()
         yield from self._verify(STAGE_2, "racing")
         self.kept = self.ranking()[: self.setting.config.kept]
         yield from self._refine()
+        yield from self._confirm()
 
     def ranking(self) -> list[LayerSet]:
         """By posterior mean from right and wrong alone, of sets that have climbed as high as any."""
@@ -184,11 +187,56 @@ class ModelAssistedGA:
 
     # Stages 2 and 3.
 
+    def _champions(self) -> Iterator[Request]:
+        """Look at the most promising set of every layer count: the report compares counts."""
+        ledger, space = self.setting.ledger, self.setting.space
+        if not self._learn(with_signals=False):
+            return
+        seen = [s for s in self._ranked() if space.contains(s)]
+        best = {size: next((s for s in seen if len(s) == size), None) for size in space.sizes}
+        chosen = [known or self._imagined(size, seen) for size, known in best.items()]
+        chosen = [s for s in chosen if s is not None and s not in ledger.failed]
+        for number, rung in enumerate(ledger.questions.rungs[:_STEPS]):
+            if number and len(chosen) * len(ledger.questions.blocks[number]) > _CHAMPIONS_SHARE * ledger.left:
+                return
+            yield from ledger.wanted(chosen, rung, STAGE_2, "best of each layer count")
+
+    def _imagined(self, size: int, seen: Sequence[LayerSet]) -> LayerSet | None:
+        """The set of a size that the surrogate thinks best, by climbing from the best set seen."""
+        space = self.setting.space
+        if not seen:
+            return None
+        here = seen[0]
+        while len(here) != size:  # there may be no way through sets of the space; then there is no climb
+            near = [s for s in space.neighbours(here) if abs(len(s) - size) < abs(len(here) - size)]
+            if not near:
+                return None
+            here = self._best(near)
+        while (best := self._best([here, *(s for s in space.neighbours(here) if len(s) == size)])) != here:
+            here = best
+        return here
+
+    def _best(self, sets: list[LayerSet]) -> LayerSet:
+        """The first of those with the highest posterior mean."""
+        assert self._surrogate is not None
+        value = np.round(to_value(self.setting.ledger, sets, self._surrogate.mean(sets)), _DIGITS)
+        return sets[int(np.argmax(value))]
+
+    def _confirm(self) -> Iterator[Request]:
+        """Ask the leader what it has not been asked, as far as the budget pays: nobody deploys a guess."""
+        ledger, rungs = self.setting.ledger, self.setting.ledger.questions.rungs
+        while best := self.ranking()[:1]:
+            before = ledger.spent
+            if (level := ledger.level(best[0])) < len(rungs):
+                yield from ledger.wanted(best, rungs[level], STAGE_3, "confirming the leader")
+            if ledger.spent == before:
+                return
+
     def _verify(self, stage: str, label: str) -> Iterator[Request]:
         """Ask the plausible sets rung by rung, the lowest first, until all of them have all full questions."""
         config, ledger = self.setting.config, self.setting.ledger
         rungs = ledger.questions.rungs
-        while self._learn():
+        while self._learn(with_signals=False):
             seen = [s for s in self._ranked() if self.setting.space.contains(s)][:_POOL]
             if not seen:
                 return

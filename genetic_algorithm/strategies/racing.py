@@ -96,7 +96,7 @@ class Race:
 
 
 def corrected(doubt: float, comparisons: int) -> float:
-    """Standard errors that all of so many one-sided comparisons stay below but with probability `doubt` (Bonferroni)."""
+    """Standard errors that so many one-sided comparisons all stay within, but for a chance of `doubt` (Bonferroni)."""
     return NormalDist().inv_cdf(1 - min(0.5, doubt / max(1, comparisons)))
 
 
@@ -132,8 +132,10 @@ def verify(setting: Setting) -> Iterator[Request]:
     yield from Race(setting, VERIFY, "racing").run(known)
 
 
-def race_forecast(ledger: Ledger, stage: str, sets: int, height: int | None = None) -> StageForecast:
-    """The cost of a race of so many new sets: all questions for each at most, halving at each rung mostly."""
+def race_forecast(
+    ledger: Ledger, stage: str, sets: int, *, height: int | None = None, keep: float = KEPT
+) -> StageForecast:
+    """The cost of a race of so many new sets: all questions for each at most; mostly a share goes on from each rung."""
     blocks = [len(block) for block in ledger.questions.blocks[:height]]
-    mostly = sum(max(min(sets, 1), int(sets * KEPT**i)) * block for i, block in enumerate(blocks))
+    mostly = sum(max(min(sets, 1), int(sets * keep**i)) * block for i, block in enumerate(blocks))
     return StageForecast(stage, sets, sets * sum(blocks), mostly)

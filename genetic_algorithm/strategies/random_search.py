@@ -14,18 +14,24 @@ from genetic_algorithm.strategies.racing import MANY_KEPT, VERIFY, capacity, rac
 from genetic_algorithm.strategies.strategy import Setting, StageForecast, candidates, ranked_on_ladder
 
 DRAWN = "random sets"
-_TRIES = 50  # draws for each new set before the space counts as seen
+_TRIES = 20  # draws for each new set before the space counts as seen
+_ENUMERABLE = 100_000
 
 
 def draw_new(setting: Setting, count: int) -> list[LayerSet]:
     """So many distinct random sets that were not asked yet, fewer where these are rare."""
+    space, ledger, rng = setting.space, setting.ledger, setting.rng
+    failed = set(ledger.failed)
+    if space.size <= min(2 * count, _ENUMERABLE):  # drawing until the last ones come would take long
+        new = [layers for layers in space if ledger.is_new(layers) and layers not in failed]
+        return [new[i] for i in rng.permutation(len(new))[:count]]
     drawn: dict[LayerSet, None] = {}
     for _ in range(_TRIES * count):
-        if len(drawn) >= min(count, setting.space.size):
-            break
-        layers = setting.space.random(setting.rng)
-        if setting.ledger.is_new(layers) and layers not in setting.ledger.failed:
+        layers = space.random(rng)
+        if ledger.is_new(layers) and layers not in failed:
             drawn[layers] = None
+            if len(drawn) == count:
+                break
     return list(drawn)
 
 
@@ -38,18 +44,16 @@ class RandomSearch:
 
     def run(self) -> Iterator[Request]:
         """Yield the requests."""
-        ledger, looks = self.setting.ledger, list(self.setting.elite)
-        without_budget = ledger.left == inf
+        setting, ledger = self.setting, self.setting.ledger
+        yield from ledger.wanted(setting.elite, FAST, DRAWN, "elites")
         while True:
-            spent = ledger.spent
-            count = self._planned() if without_budget else max(1, int(capacity(ledger, MANY_KEPT)))
-            looks += draw_new(self.setting, count)
-            yield from ledger.wanted(looks[: max(count, len(self.setting.elite))], FAST, DRAWN, "random sets")
-            yield from verify(self.setting)
+            spent, affordable = ledger.spent, capacity(ledger, MANY_KEPT)
+            count = self._planned() if affordable == inf else max(1, int(affordable))
+            yield from ledger.wanted(draw_new(setting, count), FAST, DRAWN, "random sets")
+            yield from verify(setting)
             # Bad sets leave a race early, which leaves some of the budget for more sets.
-            if without_budget or ledger.spent == spent:
+            if affordable == inf or ledger.spent == spent:
                 return
-            looks = []
 
     def _planned(self) -> int:
         config = self.setting.config
@@ -63,7 +67,7 @@ class RandomSearch:
         """The cost by stage."""
         ledger, planned = self.setting.ledger, self._planned()
         fast = planned * len(ledger.parts[FAST])
-        return [StageForecast(DRAWN, planned, fast, fast), race_forecast(ledger, VERIFY, planned)]
+        return [StageForecast(DRAWN, planned, fast, fast), race_forecast(ledger, VERIFY, planned, keep=MANY_KEPT)]
 
     def details(self) -> dict[str, Any]:
         """The best sets."""

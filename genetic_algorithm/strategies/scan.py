@@ -16,7 +16,7 @@ from genetic_algorithm.errors import SearchError
 from genetic_algorithm.layer_set import LayerSet, SearchSpace
 from genetic_algorithm.ledger import Request
 from genetic_algorithm.questions import FULL
-from genetic_algorithm.strategies.additive import layer_effects, measure_singles
+from genetic_algorithm.strategies.additive import additive_model, measure_singles
 from genetic_algorithm.strategies.racing import MANY_KEPT, Race, advantage, capacity, race_forecast
 from genetic_algorithm.strategies.strategy import Setting, StageForecast, candidates, ranked_on_ladder
 
@@ -81,13 +81,10 @@ class Scan:
     def run(self) -> Iterator[Request]:
         """Yield the requests."""
         sets = list(self.setting.space)
-        if capacity(self.setting.ledger, MANY_KEPT) < len(
-            sets
-        ):  # not all can be looked at: the best by single layers first
+        if capacity(self.setting.ledger, MANY_KEPT) < len(sets):  # then those come first whose layers are good alone
             yield from measure_singles(self.setting, SCAN)
-            effects = layer_effects(self.setting)
-            value = {s: round(sum(effects.get(i, 0.0) for i in s), _DIGITS) for s in sets}
-            sets.sort(key=lambda s: (-value[s], s))
+            model = additive_model(self.setting)
+            sets.sort(key=lambda s: (-round(model.value(s), _DIGITS), s))
         yield from self.race.run([*self.setting.elite, *sets])
 
     def ranking(self) -> list[LayerSet]:
@@ -98,7 +95,7 @@ class Scan:
         """The cost without a budget: at most all questions for every set, with the passes that sharing leaves of it."""
         ledger, space = self.setting.ledger, self.setting.space
         passes = shared_passes(space, len(ledger.parts[FULL]) / ledger.num_questions)
-        return [replace(race_forecast(ledger, SCAN, space.size), shared_passes=round(passes, 1))]
+        return [replace(race_forecast(ledger, SCAN, space.size, keep=MANY_KEPT), shared_passes=round(passes, 1))]
 
     def details(self) -> dict[str, Any]:
         """What was dropped why, and the error: how much better than the leader a set may still be."""
@@ -112,7 +109,7 @@ class Scan:
                 "confidence": _CONFIDENCE,
                 "largest_advantage_of_a_dropped_set": dropped,
                 "largest_advantage_of_a_rival": rivals,
-                "statement": self.statement(),
+                "statement": self._statement(dropped, rivals),
                 "candidates": candidates(self.setting.ledger, self.ranking()[: self.setting.config.kept], FULL),
             }
         }
@@ -137,21 +134,20 @@ class Scan:
 
         return largest(dropped), largest(rivals)
 
-    def statement(self) -> str:
+    def _statement(self, dropped: float | None, rivals: float | None) -> str:
         """The error in words."""
-        ranking, race = self.ranking(), self.race
-        if not ranking:
-            return "No set could be evaluated."
+        race, ranking, questions = self.race, self.ranking(), self.setting.ledger.questions
         size, unseen = self.setting.space.size, len(race.unseen)
-        dropped, rivals = self.largest_advantages()
         told = [f"{size - unseen:,} of the {size:,} sets were asked."]
         if unseen:
             told.append(f"The budget did not pay for {unseen:,}, of which nothing is known.")
         if dropped is not None:
             told.append(
-                f"{len(race.worse):,} were dropped as worse than the leader, {len(race.cut):,} by their score for want of "
+                f"{len(race.worse):,} were dropped as worse than the leader, {len(race.cut):,} by score for want of "
                 f"budget: at 95 % none of them is better than {ranking[0]} by more than {dropped:.4f}."
             )
         if rivals is not None:
             told.append(f"Of those asked as many questions as it, at 95 % none is better by more than {rivals:.4f}.")
+        if questions.num_answers > questions.num_questions:
+            told.append("The first look was by coarse answers, whose own error is not in this.")
         return " ".join(told)

@@ -36,7 +36,8 @@ class Setting:
     @property
     def singles(self) -> list[LayerSet]:
         """The base, and what each free layer makes of the root alone: the first thing to ask of any pair."""
-        return list(dict.fromkeys([LayerSet(()), self.space.root, *(self.space.of([i]) for i in self.space.free)]))
+        beside = self.space.free if len(self.space.root) < self.space.max_layers else ()
+        return list(dict.fromkeys([LayerSet(()), self.space.root, *(self.space.of([i]) for i in beside)]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,13 @@ def test_what_the_ranking_goes_by_is_said() -> None:
     assert len(lines) == len(made["final_results"]) + 4
 
 
+def test_what_a_scan_knows_of_the_rest_is_part_of_the_conclusion() -> None:
+    outcome, simulator = searched(replace(CONFIG, strategy="scan"))
+    conclusion = document(outcome, simulator)["conclusion"]
+    assert "no part in the choice" in conclusion
+    assert "793 of the 793 sets were asked." in conclusion
+
+
 def test_intervals_of_the_chosen_set_cover_the_truth_as_often_as_they_say() -> None:
     covered, wrong = [], []
     for seed in range(60):

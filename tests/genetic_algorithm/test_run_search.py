@@ -47,7 +47,7 @@ def test_a_run_leaves_config_log_journal_and_result(tmp_path: Path, capsys: pyte
     assert 0 <= best["p_value_vs_runner_up"] <= 1
     assert best["p_value_vs_best"] is None
     assert final[-1]["p_value_vs_runner_up"] is None
-    assert final[-1]["holdout_accuracy"] is None
+    assert None in [entry["holdout_accuracy"] for entry in final]  # only finalists are asked
     assert set(result["best_per_layer_count"]) <= {"1", "2", "3", "4"}
     assert result["patterns"]
     assert list(result["stages"]) == ["stage 1", "stage 2", "stage 3"]
