@@ -13,6 +13,7 @@ from evaluation.config import EvalConfig
 from evaluation.engine import Engine
 from evaluation.errors import EvaluationError
 from evaluation.memory import choose_plan, read_machine, sizes_of
+from evaluation.mixture import question_weights
 from evaluation.question_cache import cached_questions
 from evaluation.questions import QuestionSet, resolve_max_length
 from evaluation.tasks import TaskSource
@@ -79,13 +80,26 @@ def build_evaluator(config: EvalConfig, *, max_limit: int | None, locate: Locate
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the pieces that joined matrices were made of
     layers.branch_bytes = plan.kept_bytes
+    names = task_source(config).names
+    weights = None
+    if config.task_weights:
+        given = dict(zip(names, config.task_weights, strict=True))
+        weights = question_weights(given, questions.subjects_Q, questions.subject_names, questions.groups)
     about = {
         "pair": _lasting_name(pair),
         "base": fingerprint(base),
         "donor": fingerprint(donor),
-        "tasks": list(task_source(config).names),
+        "tasks": list(names),
     }
-    return Engine(models, questions, layers=layers, batch_tokens=plan.batch_tokens, about=about, memory=str(plan))
+    return Engine(
+        models,
+        questions,
+        layers=layers,
+        batch_tokens=plan.batch_tokens,
+        about=about,
+        memory=str(plan),
+        weights=weights,
+    )
 
 
 def with_coarse_answers(engine: Engine) -> TwoPrecisions:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from evaluation.errors import EvaluationError
+from evaluation.mixture import check_weights
 
 QuestionOrder = Literal["shuffled", "dataset"]
 DType = Literal["float32", "bfloat16"]
@@ -35,6 +36,8 @@ class EvalConfig:
     tasks: tuple[str, ...] = ()
     """lm-eval tasks or groups of multiple-choice questions; empty for MMLU where `mmlu_dir` is given, else
     for the pair's own."""
+    task_weights: tuple[float, ...] = ()
+    """Of the accuracy of each task in a score; empty for all questions alike."""
     mmlu_dir: Path | None = None
     """Local copy of the hub dataset `cais/mmlu`, read instead of the hub."""
     question_order: QuestionOrder = "shuffled"
@@ -76,6 +79,8 @@ class EvalConfig:
         if repeated or "" in self.tasks:
             named = f"task {repeated[0]!r} is named twice" if repeated else "a task's name is empty"
             raise EvaluationError(f"{named} in {','.join(self.tasks)!r}; name each task once")
+        if self.task_weights:
+            check_weights(self.tasks, self.task_weights)
 
 
 def _check_choice(what: str, given: str, allowed: tuple[str, ...]) -> None:

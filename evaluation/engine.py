@@ -53,6 +53,7 @@ class Engine:
         about: Mapping[str, Any] | None = None,
         memory: str = "",
         with_divergence: bool = True,
+        weights: NDArray[np.float64] | None = None,
     ) -> None:
         """Take a loaded pair and the questions; nothing runs yet.
 
@@ -64,9 +65,11 @@ class Engine:
             about: What else shapes an answer (names and fingerprints of the weights), for `fingerprint`.
             memory: Where the layers are, in words.
             with_divergence: Ask the donor, too, once for each question, and tell how far the answers are from its own.
+            weights: Of each question in a score, [Q]; None for all alike. They shape no answer.
         """
         self.pair = pair
         self.questions = questions
+        self.weights = weights
         self.layers = layers or PackedLayers.of_pair(pair, choose_kernels(pair.device, pair.dtype), ResidentDonors)
         self.batch_tokens = batch_tokens or default_batch_tokens(pair.device)
         self.layer_calls = 0

@@ -16,7 +16,7 @@ import logging
 import os
 import socket
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -154,6 +154,7 @@ class Journal:
         self.num_questions = num_questions
         self._header: dict[str, Any] = json.loads(json.dumps(dict(header)))  # as a reader will see it
         self._records: dict[LayerSet, list[Record]] = {}
+        self._failures: dict[LayerSet, list[Record]] = {}
         self._slices: dict[bytes, NDArray[np.int64]] = {}
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
         self._end = 0  # bytes read so far, always just after a newline
@@ -176,10 +177,9 @@ class Journal:
         """Every set with at least one answer, in the order first written."""
         return tuple(self._records)
 
-    @property
-    def example(self) -> Record | None:
-        """A line with answers, None while there is none."""
-        return next((records[0] for records in self._records.values()), None)
+    def example(self, but: Container[LayerSet] = ()) -> Record | None:
+        """A line with answers of a set that is not in `but`, None while there is none."""
+        return next((records[0] for layers, records in self._records.items() if layers not in but), None)
 
     def refresh(self) -> None:
         """Read what other writers have appended since."""
@@ -218,6 +218,11 @@ class Journal:
             seconds,
         )
 
+    def failure(self, layers: LayerSet, questions: NDArray[np.int64]) -> str:
+        """Why a set could not be evaluated on some of these questions; empty where no line says so."""
+        failures = self._failures.get(layers, ())
+        return next((record.failure for record in failures if np.isin(record.questions, questions).any()), "")
+
     def append(self, layers: LayerSet, questions: NDArray[np.int64], answers: Answers, seconds: float) -> None:
         """Write answers [n] to increasing `questions` [n]; they are on disk when this returns."""
         self._write(
@@ -233,7 +238,7 @@ class Journal:
         )
 
     def append_failure(self, layers: LayerSet, questions: NDArray[np.int64], reason: str, seconds: float) -> None:
-        """Write that a set could not be evaluated; a later run tries it again."""
+        """Write that a set could not be evaluated on these questions."""
         nothing = np.zeros(0, np.bool_)
         reason = " ".join(reason.split())[:500] or "no reason given"
         self._write(Record(layers, questions, nothing, None, None, seconds, self._worker, reason))
@@ -294,7 +299,9 @@ class Journal:
                 error,
             )
             return
-        if not record.failure:
+        if record.failure:
+            self._failures.setdefault(record.layers, []).append(record)
+        else:
             shared = self._slices.setdefault(record.questions.tobytes(), record.questions)
             object.__setattr__(record, "questions", shared)  # thousands of lines ask the same questions
             self._records.setdefault(record.layers, []).append(record)

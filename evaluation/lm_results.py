@@ -6,7 +6,7 @@ OUTPUT/<model>/results_<time>.json and, with a line for each question, samples_<
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +38,15 @@ def run_lm_eval(
     """Ask the first `limit` questions of each subject (None: all) and write lm-eval's files below `output`.
 
     Raises:
-        EvaluationError: a subject has no questions, an answer cannot be scored, the files could not be written, or
-            lm-eval takes this process for a helper rank.
+        EvaluationError: a subject has no questions, two groups share one, an answer cannot be scored, the files could
+            not be written, or lm-eval takes this process for a helper rank.
         OSError: the folder cannot be made.
     """
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
 
     chosen = {name: _first(name, task, order, limit) for name, task in loaded.tasks.items()}
+    roots = list(_roots(loaded))
     if output.suffix == ".json":  # lm-eval would take it for a file
         raise EvaluationError(f"{output} is to be a folder, but its name ends in .json; give another")
     output.mkdir(parents=True, exist_ok=True)  # before hours of work
@@ -54,7 +55,7 @@ def run_lm_eval(
         results = simple_evaluate(
             model=lm,
             model_args={"pretrained": lm.name},
-            tasks=list(_roots(loaded)),
+            tasks=roots,
             samples=None if limit is None else chosen,
             evaluation_tracker=tracker,
             task_manager=loaded.manager,
@@ -99,8 +100,22 @@ def _roots(loaded: LoadedTasks) -> Iterator[Any]:
     groups = {name: _group(loaded, name) for name in loaded.groups}
     inner = {child.name for group in groups.values() for child in group.get_all_groups()}
     covered = {name for below in loaded.groups.values() for name in below}
-    yield from (group for name, group in groups.items() if name not in inner)
+    outer = {name: group for name, group in groups.items() if name not in inner}
+    _check_apart(loaded, outer)
+    yield from outer.values()
     yield from (task for name, task in loaded.tasks.items() if name not in covered)
+
+
+def _check_apart(loaded: LoadedTasks, outer: Iterable[str]) -> None:
+    """Refuse groups that share a subject, which lm-eval cannot ask together."""
+    seen: dict[str, str] = {}
+    for name in outer:
+        for subject in loaded.groups[name]:
+            if subject in seen:
+                raise EvaluationError(
+                    f"groups {seen[subject]} and {name} share {subject}, and lm-eval cannot ask both; name one"
+                )
+            seen[subject] = name
 
 
 def _group(loaded: LoadedTasks, name: str) -> Any:

@@ -25,7 +25,7 @@ from evaluation.tasks import LoadedTasks, TaskSource, lm_eval_version, load_task
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when the arrays, their meaning or the way questions are built change."""
 
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)

@@ -41,7 +41,7 @@ class QuestionSet:
 
     subject_names: tuple[str, ...]
     groups: Mapping[str, tuple[str, ...]]
-    """Subjects below each group."""
+    """Subjects below each group, and below each tag asked for."""
     about: Mapping[str, Any]
     """What shaped the questions, as JSON values."""
 
@@ -138,7 +138,8 @@ def build_questions(
         "limit": limit,
         "max_length": max_length,
     }
-    return table.finish(tuple(loaded.tasks), loaded.groups, about)
+    spread = {name: below for name, below in loaded.names.items() if below != (name,)}
+    return table.finish(tuple(loaded.tasks), {**loaded.groups, **spread}, about)
 
 
 def question_order(subject: str, count: int, order: QuestionOrder) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ import logging
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,20 +41,25 @@ class Remembering:
         inner: who answers what the journal does not know.
         journal: every answer is on disk in it before anyone acts on it.
         slice_questions: longest question slice of one call to `inner`; a kill loses one call at most.
+        retry_failed: whether sets that the journal says have failed are asked again. Otherwise they stay failed, so
+            that a resumed search takes the path that it took before.
 
-    A set whose evaluation fails by itself is recorded as failed, is not yielded, and is tried again by the
-    next process that wants it.
+    A set whose evaluation fails by itself is recorded as failed and is not yielded.
 
     Raises:
-        EvaluationError: if nothing at all can be evaluated; it names the first cause.
+        EvaluationError: if nothing at all can be evaluated; it names the first cause, and nothing is recorded as
+            failed.
     """
 
-    def __init__(self, inner: Evaluator, journal: Journal, *, slice_questions: int = 512) -> None:
+    def __init__(
+        self, inner: Evaluator, journal: Journal, *, slice_questions: int = 512, retry_failed: bool = False
+    ) -> None:
         if slice_questions < 1:
             raise EvaluationError(f"slice_questions must be at least 1, got {slice_questions}")
         self._inner, self._journal = inner, journal
-        self._slice_questions = slice_questions
-        self._failed: dict[LayerSet, Exception] = {}
+        self._slice_questions, self._retry_failed = slice_questions, retry_failed
+        self._failed: dict[LayerSet, Failure] = {}
+        self._has_warned_of_repeats = False
         self.seconds = 0.0
         """Seconds that the answers given so far took, whenever they were made."""
         self.asked = 0
@@ -75,14 +81,19 @@ class Remembering:
         return self._inner.subjects
 
     @property
+    def weights(self) -> NDArray[np.float64] | None:
+        """Of each question in a score; None where all count alike."""
+        return getattr(self._inner, "weights", None)
+
+    @property
     def fingerprint(self) -> Mapping[str, Any]:
         """The header of the journal, less what every evaluator has."""
         return dict(getattr(self._inner, "fingerprint", {}))
 
     @property
     def failed(self) -> Mapping[LayerSet, str]:
-        """Sets that could not be evaluated in this process, and why."""
-        return {layers: _in_words(cause) for layers, cause in self._failed.items()}
+        """Sets that could not be evaluated, and why."""
+        return {layers: failure.reason for layers, failure in self._failed.items()}
 
     def answers(self, batch: Sequence[LayerSet], questions: NDArray[np.int64]) -> Iterator[tuple[LayerSet, Answers]]:
         """Yield each distinct set of `batch` that can be evaluated, known ones first."""
@@ -97,10 +108,15 @@ class Remembering:
         for layers in dict.fromkeys(batch):
             known, answers, seconds = self._journal.covering(layers, asked)
             self.seconds += seconds
+            missing = np.unique(asked[~known])
             if known.all():
                 yield layers, answers
-            elif layers not in self._failed:
-                missing = np.unique(asked[~known])
+            elif layers in self._failed:
+                continue
+            elif not self._retry_failed and (reason := self._journal.failure(layers, missing)):
+                self._failed[layers] = Failure(missing, reason)
+                _log.warning("%s could not be evaluated in an earlier sitting (%s): it is left out", layers, reason)
+            else:
                 groups.setdefault(missing.tobytes(), (missing, []))[1].append(layers)
         for missing, sets in groups.values():
             for layers in self._evaluate(sets, missing):
@@ -117,16 +133,19 @@ class Remembering:
             racing = [layers for layers in racing if layers in done]
         if racing:
             yield from self._slice(racing, pieces[-1])
-        if all(layers in self._failed for layers in sets) and not self._still_works():
-            cause = self._failed[sets[0]]
+        failed = {layers: self._failed[layers] for layers in sets if layers in self._failed}
+        if failed and not self._still_works():
+            cause = next(iter(failed.values()))
             raise EvaluationError(
-                f"no layer set can be evaluated; the first failure was {_in_words(cause)}. "
+                f"no layer set can be evaluated; the first failure was {cause.reason}. "
                 "Finished work is kept: put the cause right and give the same command again"
-            ) from cause
+            ) from cause.error
+        for layers, failure in failed.items():  # only now: where the machine failed, the sets did not
+            self._journal.append_failure(layers, failure.questions, failure.reason, 0.0)
 
     def _still_works(self) -> bool:
-        """Whether a set that once could be evaluated still can: else the machine failed, not the sets."""
-        example = self._journal.example
+        """Whether another set, that once could be evaluated, still can: else the machine failed, not the sets."""
+        example = self._journal.example(but=self._failed)
         if example is None:
             return False
         try:
@@ -136,38 +155,36 @@ class Remembering:
             return False
 
     def _slice(self, sets: list[LayerSet], questions: NDArray[np.int64]) -> Iterator[LayerSet]:
-        """One slice of every set together; what a failure leaves over, each set alone."""
+        """One slice of every set together; what an error leaves over, each set alone."""
         left = dict.fromkeys(sets)
-        reason: Exception = LookupError("the evaluator gave no answer")
-        alone_too = False
+        reason, cause = "the evaluator gave no answer for it", None
         try:
-            for layers in self._call(sets, questions):
+            for layers, problem in self._call(sets, questions):
                 del left[layers]
-                yield layers
-        except _InnerFailure as failure:
-            reason = failure.cause
-            alone_too = len(sets) > 1
-            if alone_too and left:
-                _log.warning("a batch of %d failed (%s): its sets go alone", len(sets), _in_words(reason))
-        for layers in left:
-            if alone_too:
-                try:
-                    alone = list(self._call([layers], questions))
-                except _InnerFailure as failure:
-                    reason = failure.cause
+                if problem:
+                    self._fail(layers, Failure(questions, problem))
                 else:
-                    yield from alone
-                    if alone:
-                        continue
-            self._failed[layers] = reason
-            self._journal.append_failure(layers, questions, _in_words(reason), 0.0)
-            _log.warning("%s could not be evaluated (%s): it is left out", layers, _in_words(reason))
+                    yield layers
+        except _InnerError as error:
+            reason, cause = _in_words(error.cause), error.cause
+        if cause is not None and len(sets) > 1:
+            if left:
+                _log.warning("a batch of %d failed (%s): its sets go alone", len(sets), reason)
+            for layers in left:
+                yield from self._slice([layers], questions)
+            return
+        for layers in left:
+            self._fail(layers, Failure(questions, reason, cause))
 
-    def _call(self, sets: list[LayerSet], questions: NDArray[np.int64]) -> Iterator[LayerSet]:
-        """Ask `inner` once; yield each set as its answers are written down.
+    def _fail(self, layers: LayerSet, failure: Failure) -> None:
+        self._failed[layers] = failure
+        _log.warning("%s could not be evaluated (%s): it is left out", layers, failure.reason)
+
+    def _call(self, sets: list[LayerSet], questions: NDArray[np.int64]) -> Iterator[tuple[LayerSet, str]]:
+        """Ask `inner` once; yield each set as its answers are written down, or with what is wrong with them.
 
         Raises:
-            _InnerFailure: if `inner` raised; what it gave until then is kept.
+            _InnerError: if `inner` raised; what it gave until then is kept.
         """
         waiting = set(sets)
         answers: Iterator[tuple[LayerSet, Answers]] | None = None
@@ -182,20 +199,39 @@ class Remembering:
                 if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
                     raise
                 _let_go(error)
-                raise _InnerFailure(error) from error
+                raise _InnerError(error) from error
             if layers not in waiting:
-                raise EvaluationError(f"the evaluator answered for {layers}, which it was not asked")
+                self._check_repeat(layers, sets)
+                continue
             waiting.discard(layers)
-            _check(layers, given, len(questions))
-            now = time.monotonic()
-            self._journal.append(layers, questions, given, now - since)
-            self.seconds += now - since
-            self.asked += len(questions)
-            yield layers
+            problem = _problem(given, len(questions))
+            if not problem:
+                seconds = round(time.monotonic() - since, 6)  # as the journal keeps it
+                self._journal.append(layers, questions, given, seconds)
+                self.seconds += seconds
+                self.asked += len(questions)
+            yield layers, problem
             since = time.monotonic()
 
+    def _check_repeat(self, layers: LayerSet, sets: list[LayerSet]) -> None:
+        """Refuse a set that was not asked; of one that was answered before, the first answer counts."""
+        if layers not in sets:
+            raise EvaluationError(f"the evaluator answered for {layers}, which it was not asked")
+        if not self._has_warned_of_repeats:
+            _log.warning("the evaluator answered twice for %s: the first answer counts, here and from now on", layers)
+        self._has_warned_of_repeats = True
 
-class _InnerFailure(Exception):
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays do not compare to one truth value
+class Failure:
+    """Why a set could not be evaluated on some questions, int64 [n]."""
+
+    questions: NDArray[np.int64]
+    reason: str
+    error: Exception | None = None
+
+
+class _InnerError(Exception):
     """The wrapped evaluator raised `cause`."""
 
     def __init__(self, cause: Exception) -> None:
@@ -203,13 +239,19 @@ class _InnerFailure(Exception):
         self.cause = cause
 
 
-def _check(layers: LayerSet, answers: Answers, n: int) -> None:
+def _problem(answers: Answers, n: int) -> str:
+    """What is wrong with the answers to `n` questions; empty where nothing is."""
     for name, values in zip(Answers._fields, answers, strict=True):
-        if values is not None and np.shape(values) != (n,):
-            raise EvaluationError(
-                f"the evaluator gave {name} of shape {np.shape(values)} for {layers}, where {n} questions "
-                "were asked; an evaluator gives one value per asked question"
-            )
+        if values is None and name != "correct":
+            continue
+        given = np.asarray(values)
+        if given.shape != (n,):
+            return f"the evaluator gave {name} of shape {given.shape} for {n} questions; it must give one for each"
+        if name == "correct" and not (given == given.astype(np.bool_)).all():
+            return "the evaluator gave answers that are neither right nor wrong (True or False)"
+        if name != "correct" and np.isnan(given.astype(np.float64)).any():
+            return f"the evaluator gave NaN as {name}; it must give numbers, or None where it knows none"
+    return ""
 
 
 def _in_words(error: Exception) -> str:

@@ -11,13 +11,12 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,10 +25,10 @@ import numpy as np
 import yaml
 
 from evaluation.errors import EvaluationError
+from evaluation.mmlu_folder import MMLU, check_mmlu_dir, check_mmlu_task, mmlu_task_dir, write_groups
 
 log = logging.getLogger(__name__)
 
-MMLU = "cais/mmlu"
 # What `lm_eval` itself seeds with, so that tasks which draw at random draw the same.
 _PYTHON_SEED, _OTHER_SEED = 0, 1234
 
@@ -49,22 +48,22 @@ class TaskSource:
 
     def fingerprint(self) -> dict[str, Any] | None:
         """All that shapes the tasks, from files alone; None where the tasks must be loaded to know it."""
-        common = {"tasks": list(self.names), "num_fewshot": self.num_fewshot, "lm_eval": lm_eval_version()}
+        found = {"tasks": list(self.names), "num_fewshot": self.num_fewshot, "lm_eval": lm_eval_version()}
+        left = set(self.names)
         if self.mmlu_dir is not None:
             check_mmlu_dir(self.mmlu_dir)
             data = [*self.mmlu_dir.glob("*.md"), *self.mmlu_dir.glob("*/*.parquet")]
             # The hub's training split, 47 MB of it, is no part of any question.
             data = [file for file in data if file.parent.name != "auxiliary_train"]
-            prompts = list(_mmlu_task_dir().rglob("*yaml"))
-            return common | {
-                "mmlu": hash_files(self.mmlu_dir, data),
-                "prompts": hash_files(_mmlu_task_dir(), prompts),
-            }
-        if self.task_dir is not None and set(self.names) <= _names_in(self.task_dir):
+            prompts = list(mmlu_task_dir().rglob("*yaml"))
+            found |= {"mmlu": hash_files(self.mmlu_dir, data), "prompts": hash_files(mmlu_task_dir(), prompts)}
+            left -= _names_in(mmlu_task_dir())
+        if left and self.task_dir is not None and left <= _names_in(self.task_dir):
             files = [file for file in self.task_dir.rglob("*") if file.is_file() and file.suffix != ".pyc"]
             if _reads_only_its_folder(files):
-                return common | {"task_dir": hash_files(self.task_dir, files)}
-        return None
+                found["task_dir"] = hash_files(self.task_dir, files)
+                left = set()
+        return None if left else found
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,10 @@ class LoadedTasks:
     """Subjects by name, in lm-eval's order."""
     groups: Mapping[str, tuple[str, ...]]
     """Each group asked for, or within one, with all subjects below it."""
+    names: Mapping[str, tuple[str, ...]]
+    """Each task, group or tag asked for, with all its subjects."""
     manager: Any
-    """The TaskManager they came from."""
+    """The TaskManager that knows their names."""
 
     def fingerprint(self) -> dict[str, Any]:
         """Configuration and data of every task, for sources without a fingerprint of their own."""
@@ -91,21 +92,26 @@ def lm_eval_version() -> str:
 def load_tasks(source: TaskSource) -> LoadedTasks:
     """Load every task that `source` names, groups and tags spread out into their subjects.
 
+    A subject that several names share is there once. One whose name is taken by other questions, or by the same ones
+    asked otherwise, is called `NAME::SUBJECT`, as lm-eval calls the tasks that a group defines itself.
+
     Raises:
         EvaluationError: for an unknown name (with the nearest known ones), a task that is not multiple choice
             or scores answers in its own way, a folder that is not MMLU, questions that cannot be loaded.
     """
-    with _as_lm_eval_seeds(), _quiet_loading():
-        if source.mmlu_dir is not None:
-            loaded = _load_mmlu(source.names, source.mmlu_dir)
-        else:
-            manager = _manager_for(source)
-            _check_output_types(manager, source.names)
-            loaded = _load(manager, list(source.names), hint=_hint(source, manager))
-        for name, task in loaded.tasks.items():
-            _check_scorable(name, task.OUTPUT_TYPE, vars(task.config))
-            _set_fewshot(name, task, source.num_fewshot)
-        return loaded
+    with _as_lm_eval_seeds(), _quiet_loading(), TemporaryDirectory(prefix="mmlu_tasks_") as include:
+        manager = _manager_for(source)
+        _check_output_types(manager, source.names)
+        in_folder, of_folder = _from_folder(source, Path(include)) if source.mmlu_dir else ({}, manager)
+        gathered = _Gathered()
+        for name in source.names:
+            known_as = in_folder.get(name, name)
+            found = _load(of_folder if name in in_folder else manager, known_as, name, _hint(source, manager, name))
+            gathered.add(name, known_as, found)
+        for subject, task in gathered.tasks.items():
+            _check_scorable(subject, task.OUTPUT_TYPE, vars(task.config))
+            _set_fewshot(subject, task, source.num_fewshot)
+        return LoadedTasks(gathered.tasks, gathered.groups, gathered.names, manager)
 
 
 def unknown_task(name: str, known: Iterable[str], *, where: str = "") -> EvaluationError:
@@ -122,22 +128,6 @@ def hash_files(root: Path, files: Iterable[Path]) -> str:
         digest.update(f"{file.relative_to(root).as_posix()}\0".encode())
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
-
-
-def check_mmlu_dir(folder: Path) -> None:
-    """Raise EvaluationError unless `folder` is laid out like the hub dataset `cais/mmlu`."""
-    if not folder.is_dir():
-        raise EvaluationError(f"--mmlu-dir {folder} is not a folder; give a local copy of the dataset {MMLU}")
-    card = folder / "README.md"
-    if not (card.is_file() and "config_name:" in card.read_text(encoding="utf-8", errors="replace")):
-        raise EvaluationError(
-            f"--mmlu-dir {folder} is not a copy of {MMLU}: it has no README.md that lists its subjects; "
-            "copy the dataset whole"
-        )
-    if not any(folder.glob("*/test-*.parquet")):
-        raise EvaluationError(
-            f"--mmlu-dir {folder} holds no test questions (SUBJECT/test-*.parquet); copy {MMLU} whole"
-        )
 
 
 def _manager(*folders: Path | str) -> Any:
@@ -157,8 +147,15 @@ def _full_manager(task_dir: Path | None) -> Any:
 
 def _manager_for(source: TaskSource) -> Any:
     """The smallest TaskManager that knows every name."""
-    if source.task_dir is not None:
-        manager = _manager(source.task_dir)
+    folders = [] if source.task_dir is None else [source.task_dir]
+    if source.mmlu_dir is not None:
+        check_mmlu_dir(source.mmlu_dir)
+        known = _manager(mmlu_task_dir()).all_tasks
+        if not set(source.names) & set(known):
+            raise unknown_task(source.names[0], known, where=" of MMLU, all that --mmlu-dir serves")
+        folders = [mmlu_task_dir(), *folders]
+    if folders:
+        manager = _manager(*folders)
         if set(source.names) <= set(manager.all_tasks):
             return manager
     manager = _full_manager(source.task_dir)
@@ -168,64 +165,55 @@ def _manager_for(source: TaskSource) -> Any:
     return manager
 
 
-def _mmlu_task_dir() -> Path:
-    spec = find_spec("lm_eval")
-    if spec is None or spec.origin is None:
-        raise EvaluationError("lm-eval is not installed; install requirements.txt")
-    return Path(spec.origin).parent / "tasks" / "mmlu"
+def _from_folder(source: TaskSource, include: Path) -> tuple[dict[str, str], Any]:
+    """As what lm-eval knows each name of MMLU when its questions come from the folder, and who knows it so."""
+    assert source.mmlu_dir is not None
+    plain = _manager(mmlu_task_dir())
+    names = [name for name in source.names if name in plain.all_tasks]
+    for leaf in _leaves(plain, names):
+        check_mmlu_task(source.mmlu_dir, leaf.cfg)
+    written = write_groups(names, plain, source.mmlu_dir, include)
+    return written, _manager(mmlu_task_dir(), include)
 
 
-def _load_mmlu(names: Sequence[str], folder: Path) -> LoadedTasks:
-    """MMLU tasks with their questions read from `folder`.
-
-    lm-eval takes another data path for existing tasks only through the members of a group file.
-    """
-    check_mmlu_dir(folder)
-    known = _manager(_mmlu_task_dir())
-    for name in names:
-        if name not in known.all_tasks:
-            raise unknown_task(name, known.all_tasks, where=" of MMLU, all that --mmlu-dir serves")
-    _check_output_types(known, names)
-    for leaf in _leaves(known, names):
-        _check_subject(folder, leaf.cfg)
-    kind = {name: "group" if name in known.all_groups else "task" for name in names}
-    members = [{kind[name]: name, "dataset_path": str(folder.resolve())} for name in names]
-    wrapper = "mmlu_from_folder"
-    with TemporaryDirectory(prefix="mmlu_tasks_") as include:
-        # JSON is YAML.
-        Path(include, "group.yaml").write_text(json.dumps({"group": wrapper, "task": members}), encoding="utf-8")
-        manager = _manager(_mmlu_task_dir(), include)
-        loaded = _load(manager, [wrapper], hint=f"check that {folder} is a whole copy of {MMLU}")
-    groups = {name: below for name, below in loaded.groups.items() if name != wrapper}
-    return LoadedTasks(loaded.tasks, groups, manager)
-
-
-def _check_subject(folder: Path, config: Mapping[str, Any]) -> None:
-    subject, path = config.get("dataset_name"), config.get("dataset_path")
-    if path != MMLU:
-        raise EvaluationError(f"task {config.get('task')} reads {path}, not {MMLU}; leave --mmlu-dir out")
-    if not any(folder.glob(f"{subject}/test-*.parquet")):
-        raise EvaluationError(
-            f"--mmlu-dir {folder} has no test questions of {subject!r}; copy the dataset {MMLU} whole "
-            "or name other --tasks"
-        )
-
-
-def _load(manager: Any, names: list[str], *, hint: str) -> LoadedTasks:
+def _load(manager: Any, known_as: str, name: str, hint: str) -> Mapping[str, Any]:
+    """What lm-eval loads for one name: `tasks`, and `groups` where there are any."""
     try:
-        found = manager.load(names)
+        found: Mapping[str, Any] = manager.load([known_as])
     except (OSError, ValueError, LookupError, ImportError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise EvaluationError(f"tasks {','.join(names)} cannot be loaded: {reason}; {hint}") from error
-    groups = {
-        name: tuple(task.task_name for task in group.get_all_tasks()) for name, group in found.get("groups", {}).items()
-    }
-    return LoadedTasks(found["tasks"], groups, manager)
+        raise EvaluationError(f"task {name} cannot be loaded: {reason}; {hint}") from error
+    return found
 
 
-def _hint(source: TaskSource, manager: Any) -> str:
+class _Gathered:
+    """Subjects and groups of one name after the other; arguments as `LoadedTasks`."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, Any] = {}
+        self.groups: dict[str, tuple[str, ...]] = {}
+        self.names: dict[str, tuple[str, ...]] = {}
+
+    def add(self, name: str, known_as: str, found: Mapping[str, Any]) -> None:
+        """Take in what lm-eval loaded for `name`, which it knows as `known_as`."""
+        for subject, task in found["tasks"].items():
+            if subject in self.tasks and _settings(task) != _settings(self.tasks[subject]):
+                task.set_config(key="task", value=f"{name}::{subject}")
+            self.tasks.setdefault(task.task_name, task)
+        self.names[name] = tuple(task.task_name for task in found["tasks"].values())
+        for group_name, group in found.get("groups", {}).items():
+            below = tuple(task.task_name for task in group.get_all_tasks())
+            if self.groups.get(group_name, below) != below:
+                group_name = f"{name}::{group_name}"
+            if group_name != known_as or name == known_as:
+                self.groups[group_name] = below
+
+
+def _hint(source: TaskSource, manager: Any, name: str) -> str:
     """What to do when the data of a task cannot be read."""
-    paths = {entry.cfg.get("dataset_path") for entry in _leaves(manager, source.names)}
+    paths = {entry.cfg.get("dataset_path") for entry in _leaves(manager, [name])}
+    if MMLU in paths and source.mmlu_dir is not None:
+        return f"check that {source.mmlu_dir} is a whole copy of {MMLU}"
     if MMLU in paths:
         return f"give a local copy of {MMLU} as --mmlu-dir, or check the network"
     return f"check the files in {source.task_dir}" if paths == {None} else "check the network and HF_ENDPOINT"
@@ -290,10 +278,14 @@ def _set_fewshot(name: str, task: Any, num_fewshot: int | None) -> None:
 def _task_fingerprint(task: Any) -> dict[str, Any]:
     splits = task.dataset.items() if hasattr(task.dataset, "items") else ()
     return {
-        # Functions of the task are given as their source.
-        "config": json.loads(json.dumps(task.dump_config(), default=str)),
+        "config": _settings(task),
         "data": {str(name): str(getattr(split, "_fingerprint", None)) for name, split in splits},
     }
+
+
+def _settings(task: Any) -> Any:
+    """How a task asks, as JSON values; its functions are given as their source."""
+    return json.loads(json.dumps(task.dump_config(), default=str))
 
 
 def _names_in(folder: Path) -> set[str]:

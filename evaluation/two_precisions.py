@@ -41,6 +41,11 @@ class TwoPrecisions:
         return np.tile(self._exact.subjects, 2)
 
     @property
+    def weights(self) -> NDArray[np.float64] | None:
+        """Of each question in a score, where some count more than others."""
+        return None if self._exact.weights is None else np.tile(self._exact.weights, 2)
+
+    @property
     def fingerprint(self) -> dict[str, Any]:
         """That of the exact engine, and the dtype of coarse answers."""
         return {**self._exact.fingerprint, "num_questions": self.num_questions, "fast_dtype": self._coarse.dtype_name}

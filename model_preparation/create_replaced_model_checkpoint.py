@@ -136,8 +136,16 @@ def read_result(path: Path, rank: int) -> dict[str, Any]:
             "score": score | asked | {"versions": _versions(document)},
             "pair": evaluator.get("pair"),
             "tasks": list(tasks),
-            "is_limited": (document.get("search") or {}).get("full_limit") is not None,
+            "whole_accuracy": _whole_accuracy(entry, document),
         }
+
+
+def _whole_accuracy(entry: dict[str, Any], document: dict[str, Any]) -> float | None:
+    """The accuracy on all questions there are, None where only some were asked."""
+    if "full_accuracy" in entry:
+        return None if entry["full_accuracy"] is None else _number(entry["full_accuracy"])
+    is_limited = (document.get("search") or {}).get("full_limit") is not None  # results of before there was that field
+    return None if is_limited else _number(entry["accuracy"])
 
 
 def _versions(document: dict[str, Any]) -> dict[str, str]:
@@ -154,9 +162,9 @@ def _number(value: Any) -> int | float:
 
 def _mmlu(found: dict[str, Any] | None) -> float | None:
     """The score of a search's result where it is one of all of MMLU."""
-    if found is None or found["tasks"] != ["mmlu"] or found["is_limited"]:
+    if found is None or found["tasks"] != ["mmlu"]:
         return None
-    return float(found["score"]["accuracy"])
+    return found["whole_accuracy"]
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -6,14 +6,17 @@ usage() {
   cat <<'EOF'
 usage: scripts/quick_test_real.sh [OPTION...]
 
-A quick three-stage search: population 20, 15 generations, 10 questions per subject for screening, 50 for
-verification. The result lies in results/real_<timestamp>/. Giving the same --output-dir again resumes a search.
+A quick three-stage search: population 20, 15 generations, 10 questions per subject for the first look, 50 for
+verification, and a budget of 6 passes (all questions once; 12 with the pair tiny). The result lies in
+results/real_<timestamp>/. Giving the same --output-dir again resumes a search.
 
-With the pair tiny, its preset adds a play-off between close leaders and hold-out questions.
+A quarter of each subject's questions is held out for the report; --holdout 0 lets all of them choose.
 
 Every option of the search may follow and wins over the above, for instance
   --pair NAME        base and donor [llamba-8b with a GPU of 24 GB or more, else tiny]
   --base MODEL       another base, --donor MODEL another donor: a folder or a hub id
+  --max-passes X     another budget; --max-hours X, a time limit
+  --strategy NAME    another way to search: ga-original, scan, beam, ...
   --seed N           another random draw
   --output-dir DIR   where results go
   --dry-run          print what would be done, and how long it would take

@@ -106,26 +106,27 @@ def spell_progress(progress: Progress) -> str:
 
 
 def spell_result(folder: Path, result: dict[str, Any]) -> str:
-    """The ranking of a finished search, with standard errors."""
-    rows = [("rank", "layers", "accuracy", "standard error", "questions", "held out")]
-    for entry in result["final_results"]:
-        held_out = entry.get("holdout_accuracy")
+    """The ranking of a finished search, with standard errors, and what it establishes."""
+    base = result.get("base")
+    rows = [("rank", "layers", "estimate", "accuracy", "standard error", "questions", "held out", "all")]
+    for entry in [*result["final_results"], *([base | {"rank": "base"}] if base else [])]:
         rows.append(
             (
                 str(entry["rank"]),
                 _layers(entry["layers"]),
+                _or_dash(entry.get("estimate")),
                 f"{entry['accuracy']:.4f}",
                 f"{entry['standard_error']:.4f}",
                 str(entry["questions"]),
-                "-" if held_out is None else f"{held_out:.4f}",
+                _or_dash(entry.get("holdout_accuracy")),
+                _or_dash(entry.get("full_accuracy")),
             )
         )
-    if base := result.get("base"):
-        asked = str(base["questions"])
-        rows.append(("base", "none", f"{base['accuracy']:.4f}", f"{base['standard_error']:.4f}", asked, "-"))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([str(folder), *(f"  {line}" for line in table)])
+    columns = [column for column in zip(*rows, strict=True) if set(column[1:]) != {"-"}]
+    padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in columns]
+    table = ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
+    said = [result[name] for name in ("ranked_by", "conclusion") if result.get(name)]
+    return "\n".join([str(folder), *(f"  {line}" for line in (*table, *said))])
 
 
 def show_results(runs: Iterable[Path]) -> int:
@@ -220,6 +221,10 @@ def _lines(path: Path) -> list[str]:
 
 def _layers(layers: Sequence[int]) -> str:
     return "+".join(map(str, layers)) or "none"
+
+
+def _or_dash(accuracy: float | None) -> str:
+    return "-" if accuracy is None else f"{accuracy:.4f}"
 
 
 def _candidate(entry: dict[str, Any]) -> str:

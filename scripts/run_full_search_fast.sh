@@ -6,14 +6,17 @@ usage() {
   cat <<'EOF'
 usage: scripts/run_full_search_fast.sh [OPTION...]
 
-The full three-stage search: population 40, 20 generations, 20 questions per subject for screening, all of them for
-verification. The result lies in results/real_<timestamp>/. Giving the same --output-dir again resumes a search.
+The full three-stage search: population 40, 20 generations, 20 questions per subject for the first look, all that are
+not held out for verification, and a budget of 16 passes (all questions once). The result lies in
+results/real_<timestamp>/. Giving the same --output-dir again resumes a search.
 
-Every question takes part in the choice; --holdout-limit N keeps N of each subject back for the report.
+A quarter of each subject's questions is held out for the report; --holdout 0 lets all of them choose.
 
 Every option of the search may follow and wins over the above, for instance
   --pair NAME        base and donor [llamba-8b with a GPU of 24 GB or more, else tiny]
   --base MODEL       another base, --donor MODEL another donor: a folder or a hub id
+  --max-passes X     another budget; --max-hours X, a time limit
+  --strategy NAME    another way to search: ga-original, scan, beam, ...
   --seed N           another random draw
   --output-dir DIR   where results go
   --dry-run          print what would be done, and how long it would take

@@ -86,8 +86,8 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_search_loads_no_torch() -> None:
-    names = [path.stem for path in tracked("genetic_algorithm/*.py") if path.stem != "__init__"]
-    modules = ", ".join(f"genetic_algorithm.{name}" for name in names)
+    paths = [path.relative_to(ROOT).with_suffix("") for path in tracked("genetic_algorithm/*.py")]
+    modules = ", ".join(".".join(path.parts) for path in paths if path.name != "__init__")
     heavy = "{'torch', 'transformers', 'lm_eval', 'datasets'}"
     done = run_python(f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))")
     assert done.stdout == "[]\n", done.stderr

@@ -7,7 +7,7 @@ beam of one. Then the best set is improved by removals and swaps (floating searc
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from genetic_algorithm.layer_set import LayerSet
@@ -94,12 +94,14 @@ class Beam:
         width = self.width or max(2, setting.config.population // 5)
         singles, count = len(setting.singles), len(space.free)
         steps = [min(space.size, width * (count - k)) for k in range(1, space.max_layers - len(space.root))]
-        near = min(space.size, space.max_layers * count)
+        near = min(space.size, (space.max_layers + 1) * count)
+        most = min(space.size, _ROUNDS * near)
+        polish = race_forecast(ledger, POLISH, most, height=_HEIGHT)
         return [
             StageForecast(SINGLES, singles, singles * len(ledger.parts[FAST]), singles * len(ledger.parts[FAST])),
             race_forecast(ledger, STEPS, count + sum(steps), height=_HEIGHT),
-            race_forecast(ledger, POLISH, near, height=_HEIGHT),
-            race_forecast(ledger, VERIFY, min(space.size, singles + sum(steps) + near)),
+            replace(polish, typical=race_forecast(ledger, POLISH, near, height=_HEIGHT).typical),
+            race_forecast(ledger, VERIFY, min(space.size, singles + sum(steps) + most)),
         ]
 
     def details(self) -> dict[str, Any]:

@@ -34,6 +34,8 @@ class Block:
     heads: tuple[int, int, int] = (0, 0, 0)
     """Of a mixer: value heads, groups, states."""
     silu_after_conv: bool = False
+    chunk: int = 0
+    """Of a mixer: tokens of a chunk of its scan."""
 
 
 def mixer_weights(block: Block, weights: Weights) -> MixerWeights:
@@ -48,6 +50,7 @@ def mixer_weights(block: Block, weights: Weights) -> MixerWeights:
         groups=groups,
         states=states,
         silu_after_conv=block.silu_after_conv,
+        chunk=block.chunk,
     )
 
 
@@ -79,7 +82,7 @@ def prepare(layer: Any) -> tuple[Block, dict[str, Tensor]]:
             weights["z_bias"] = mixer.z_bias
         heads = (mixer.heads, mixer.groups, mixer.states)
         eps = (layer.input_layernorm.eps, layer.post_attention_layernorm.eps)
-        block = Block(eps, None, heads, mixer.silu_after_conv)
+        block = Block(eps, None, heads, mixer.silu_after_conv, mixer.chunk_size)
     _join(weights, "gate_up", [layer.mlp.gate_proj, layer.mlp.up_proj])
     _join(weights, "down", [layer.mlp.down_proj])
     return block, {name: tensor.detach() for name, tensor in weights.items()}

@@ -40,6 +40,8 @@ class MixerWeights:
     """Heads of B and C, each serving heads / groups value heads in a row."""
     states: int
     silu_after_conv: bool
+    chunk: int = 128
+    """Tokens of a chunk of the scan in the model's own code: it sums chunk by chunk."""
 
     @property
     def inner(self) -> int:
@@ -59,23 +61,46 @@ class AttentionShape:
 class Kernels(Protocol):
     """Implementations keep `h_ND` (branches of the walk share it) and may overwrite every other large argument.
 
-    Arithmetic is in float32; results have the dtype of their inputs, or are `Quantised` where that is asked for.
+    Arithmetic is in float32 and is rounded where the model's own code rounds it; results have the dtype of their
+    inputs. Where they are asked for in 8 bits (`quantise`, then they are `Quantised`) or for work in 8 bits (`coarse`),
+    operands of products may be rounded to the dtype of the inputs, too.
     """
 
     name: str
 
-    def rms_norm(self, h_ND: Tensor, weight_D: Tensor, eps: float, *, quantise: bool = False) -> Operand:
-        """RMSNorm (Zhang and Sennrich, arXiv:1910.07467): rounded once to the dtype of h, then times the weight."""
+    def rms_norm(
+        self, h_ND: Tensor, weight_D: Tensor, eps: float, *, quantise: bool = False, llama: bool = False
+    ) -> Operand:
+        """RMSNorm (Zhang and Sennrich, arXiv:1910.07467): rounded once to the dtype of h, then times the weight.
+
+        `llama` for a norm of transformers' Llama, which sums the mean in another order than that of a Llamba.
+        """
 
     def add_rms_norm(
-        self, h_ND: Tensor, delta_ND: Tensor, weight_D: Tensor, eps: float, *, quantise: bool = False
+        self,
+        h_ND: Tensor,
+        delta_ND: Tensor,
+        weight_D: Tensor,
+        eps: float,
+        *,
+        quantise: bool = False,
+        llama: bool = False,
     ) -> tuple[Tensor, Operand]:
         """h + delta in their dtype, which may lie where delta did, and its RMSNorm."""
 
-    def mix(self, projected_NE: Tensor, mixer: MixerWeights, layout: Layout) -> Tensor:
+    def mix(self, projected_NE: Tensor, mixer: MixerWeights, layout: Layout, *, coarse: bool = False) -> Tensor:
         """All of a Llamba mixer between its projections: convolution, scan, skip and gate; [N, I]."""
 
-    def attend(self, qkv_NE: Tensor, shape: AttentionShape, cos_TP: Tensor, sin_TP: Tensor, layout: Layout) -> Tensor:
+    def attend(
+        self,
+        qkv_NE: Tensor,
+        shape: AttentionShape,
+        cos_TP: Tensor,
+        sin_TP: Tensor,
+        layout: Layout,
+        *,
+        coarse: bool = False,
+    ) -> Tensor:
         """All of a Llama attention between its projections: rotation and causal attention; [N, query heads * P].
 
         Args:
@@ -84,6 +109,7 @@ class Kernels(Protocol):
             cos_TP: Cosines of positions 0..T-1, both halves of P alike, as transformers' rotary tables have them.
             sin_TP: Sines.
             layout: Where the texts lie; `position_N` is each token's position.
+            coarse: See above.
         """
 
     def swiglu(self, gate_up_NF: Tensor, *, quantise: bool = False) -> Operand:

@@ -162,22 +162,24 @@ class PackedLayers:
 
     def _run(self, i: int, block: Block, weights: Weights, x: Stream, layout: Layout) -> Stream:
         kernels, quantise = self.kernels, self.is_quantised
+        norm = {"quantise": quantise, "llama": block.attention is not None}
         with self._counting:
             self.calls += 1
         if x.delta_ND is None:
-            h_ND, normed = x.h_ND, kernels.rms_norm(x.h_ND, weights["norm"], block.eps[0], quantise=quantise)
+            h_ND, normed = x.h_ND, kernels.rms_norm(x.h_ND, weights["norm"], block.eps[0], **norm)
         else:
-            h_ND, normed = kernels.add_rms_norm(x.h_ND, x.delta_ND, weights["norm"], block.eps[0], quantise=quantise)
+            h_ND, normed = kernels.add_rms_norm(x.h_ND, x.delta_ND, weights["norm"], block.eps[0], **norm)
         projected_NE = linear(normed, weights, "in")
         if block.attention is None:
-            mixed = kernels.mix(projected_NE, mixer_weights(block, weights), layout)
+            mixed = kernels.mix(projected_NE, mixer_weights(block, weights), layout, coarse=quantise)
         else:
-            mixed = kernels.attend(projected_NE, block.attention, *self._table(layout.longest_text), layout)
+            table = self._table(layout.longest_text)
+            mixed = kernels.attend(projected_NE, block.attention, *table, layout, coarse=quantise)
         del projected_NE, normed  # the largest there are
         if i == self.depth - 1:  # above the last mixing along time, no other position matters
             h_ND, mixed = h_ND[layout.keep_P], mixed[layout.keep_P]
         delta_ND = linear(kernels.quantise(mixed) if quantise else mixed, weights, "out")
-        h_ND, normed = kernels.add_rms_norm(h_ND, delta_ND, weights["mlp_norm"], block.eps[1], quantise=quantise)
+        h_ND, normed = kernels.add_rms_norm(h_ND, delta_ND, weights["mlp_norm"], block.eps[1], **norm)
         inner = kernels.swiglu(linear(normed, weights, "gate_up"), quantise=quantise)
         return Stream(h_ND, linear(inner, weights, "down"))
 

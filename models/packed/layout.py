@@ -10,6 +10,7 @@ Suffixes: N packed tokens, S sequences of a level, K tiles of a level, P positio
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,17 @@ from torch import Tensor
 
 TILE = 64
 """Tokens of a tile: what one program of a GPU's attention kernel answers for."""
+
+
+class Texts(NamedTuple):
+    """Where the sequences of all levels lie, prefixes first, then rows; on the host. Fields as those of `Level`."""
+
+    first_S: NDArray[np.int64]
+    length_S: NDArray[np.int64]
+    before_first_S: NDArray[np.int64]
+    before_length_S: NDArray[np.int64]
+    parent_S: NDArray[np.int64]
+    """The sequence that is its prefix; -1 where there is none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +64,8 @@ class Layout:
 
     levels: tuple[Level, ...]
     """The rows, or the prefixes and then the rows."""
+    texts: Texts
+    """The same, all in a row."""
     position_N: Tensor
     """int64: of each token within its whole text, from 0."""
     keep_P: Tensor
@@ -88,15 +102,16 @@ def make_layout(
     before_first, before_length = np.zeros_like(parent), np.zeros_like(parent)
     before_first[has], before_length[has] = prefix_first[parent[has]], prefixes[parent[has]]
 
-    levels = []
+    nothing = np.zeros_like(prefixes)
+    parts = [(row_first, row_lengths, before_first, before_length, parent)]
     if len(prefixes):
-        nothing = np.zeros_like(prefixes)
-        levels.append(_level(prefix_first, prefixes, nothing, nothing, nothing - 1, device))
-    levels.append(_level(row_first, row_lengths, before_first, before_length, parent, device))
-    lengths, starts = np.concatenate([prefixes, row_lengths]), np.concatenate([0 * prefixes, before_length])
+        parts.insert(0, (prefix_first, prefixes, nothing, nothing, nothing - 1))
+    texts = Texts(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    lengths, starts = texts.length_S, texts.before_length_S
     position = np.arange(lengths.sum()) - np.repeat(first, lengths) + np.repeat(starts, lengths)
     return Layout(
-        levels=tuple(levels),
+        levels=tuple(_level(*part, device) for part in parts),
+        texts=texts,
         position_N=to_device(position, device),
         keep_P=to_device(keep.astype(np.int64), device),
         longest_text=int((lengths + starts).max()),

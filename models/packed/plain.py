@@ -34,8 +34,10 @@ class PlainKernels:
     def __init__(self) -> None:
         self._paddings: WeakKeyDictionary[Layout, list[_Padding]] = WeakKeyDictionary()
 
-    def rms_norm(self, h_ND: Tensor, weight_D: Tensor, eps: float, *, quantise: bool = False) -> Operand:
-        """Float32, then rounded, then weighed."""
+    def rms_norm(
+        self, h_ND: Tensor, weight_D: Tensor, eps: float, *, quantise: bool = False, llama: bool = False
+    ) -> Operand:
+        """Float32, then rounded, then weighed; summed in an order of its own."""
         wide_ND = h_ND.float()
         # Less to write than F.rms_norm, which on a CPU squares into memory.
         mean_N1 = torch.linalg.vector_norm(wide_ND, dim=-1, keepdim=True).square_().div_(h_ND.shape[-1])
@@ -43,13 +45,20 @@ class PlainKernels:
         return self.quantise(normed_ND) if quantise else normed_ND
 
     def add_rms_norm(
-        self, h_ND: Tensor, delta_ND: Tensor, weight_D: Tensor, eps: float, *, quantise: bool = False
+        self,
+        h_ND: Tensor,
+        delta_ND: Tensor,
+        weight_D: Tensor,
+        eps: float,
+        *,
+        quantise: bool = False,
+        llama: bool = False,
     ) -> tuple[Tensor, Operand]:
         """The sum lies where `delta_ND` did."""
         sum_ND = delta_ND.add_(h_ND)
         return sum_ND, self.rms_norm(sum_ND, weight_D, eps, quantise=quantise)
 
-    def mix(self, projected_NE: Tensor, mixer: MixerWeights, layout: Layout) -> Tensor:
+    def mix(self, projected_NE: Tensor, mixer: MixerWeights, layout: Layout, *, coarse: bool = False) -> Tensor:
         """As `LlambaMixer` does it, level by level."""
         widths = [mixer.conv_CW.shape[0], mixer.inner, mixer.heads]
         xbc_NC, z_NI, a_NH = projected_NE.split(widths, dim=-1)
@@ -64,7 +73,16 @@ class PlainKernels:
         gate_NI = F.silu(gate_NI, inplace=gate_NI is not z_NI)
         return y_NI.mul_(gate_NI).to(projected_NE.dtype)
 
-    def attend(self, qkv_NE: Tensor, shape: AttentionShape, cos_TP: Tensor, sin_TP: Tensor, layout: Layout) -> Tensor:
+    def attend(
+        self,
+        qkv_NE: Tensor,
+        shape: AttentionShape,
+        cos_TP: Tensor,
+        sin_TP: Tensor,
+        layout: Layout,
+        *,
+        coarse: bool = False,
+    ) -> Tensor:
         """Through scaled_dot_product_attention, level by level."""
         heads, keys, width = shape.query_heads, shape.key_heads, shape.width
         all_NHP = qkv_NE.unflatten(-1, (-1, width))

@@ -1,4 +1,4 @@
-"""All of a Llamba mixer between its projections in one kernel: convolution, scan, skip and gate.
+"""All of a Llamba mixer between its projections in one kernel, for work in 8 bits: operands of products are rounded.
 
 A program has one head of one sequence and goes through it chunk by chunk, the state in registers; inside a chunk it
 takes the quadratic form of `models/scan.py`. A sequence's result depends on that sequence and its prefix alone.
@@ -32,6 +32,8 @@ class MixerBlocks:
     warps: int
     registers: int | None
     """Most of a thread; fewer let more programs share a multiprocessor, until they spill. None for no limit."""
+    stages: int = 1
+    """Chunks whose loads are under way at once."""
 
 
 HALF_PRECISION = MixerBlocks(chunk=64, width=128, warps=4, registers=None)
@@ -93,7 +95,7 @@ def mix(projected_NE: Tensor, mixer: MixerWeights, layout: Layout, blocks: Mixer
             CHUNK=blocks.chunk,
             PRECISION="ieee" if is_full else "tf32",
             num_warps=blocks.warps,
-            num_stages=1,
+            num_stages=blocks.stages,
             maxnreg=blocks.registers,
         )
         states_SHNP = after_SHNP

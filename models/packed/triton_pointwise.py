@@ -1,6 +1,8 @@
 """Kernels that touch every element once or twice: norms, SwiGLU, rotation, 8 bits. All are bound by memory.
 
-A program has a row (or a part of one), so a token's result depends on that token alone. Suffixes as in kernels.py.
+They round where eager PyTorch rounds, after every operation: products and sums are not fused, not even in bfloat16,
+where a compiler may well do it. A program has a row (or a part of one), so a token's result depends on that token
+alone. Suffixes as in kernels.py.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra import libdevice
 
 from models.packed.kernels import AttentionShape, Operand, Quantised
 
@@ -18,12 +21,12 @@ ROTATED_HEADS = 8
 """Heads of a program of the rotation."""
 
 
-def rms_norm(h_ND: Tensor, delta_ND: Tensor | None, weight_D: Tensor, eps: float, quantise: bool) -> Operand:
-    """RMSNorm of h, or of h + delta, which then lies where delta did."""
+def rms_norm(h_ND: Tensor, delta_ND: Tensor | None, weight_D: Tensor, eps: float) -> Quantised:
+    """RMSNorm of h, or of h + delta, which then lies where delta did; in 8 bits."""
     h_ND = h_ND.contiguous()
     rows, width = h_ND.shape
     block = _block(width)
-    out, scale = _outputs(h_ND, width, quantise)
+    out, scale = _outputs(h_ND, width, True)
     if rows:
         _rms_norm_kernel[(rows,)](
             h_ND,
@@ -34,11 +37,10 @@ def rms_norm(h_ND: Tensor, delta_ND: Tensor | None, weight_D: Tensor, eps: float
             eps,
             WIDTH=width,
             ADDS=delta_ND is not None,
-            QUANTISES=quantise,
             BLOCK=block,
             num_warps=_warps(block),
         )
-    return Quantised(out, scale) if quantise else out
+    return Quantised(out, scale)
 
 
 def swiglu(gate_up_NF: Tensor, quantise: bool) -> Operand:
@@ -49,7 +51,14 @@ def swiglu(gate_up_NF: Tensor, quantise: bool) -> Operand:
     out, scale = _outputs(gate_up_NF, width, quantise)
     if rows:
         _swiglu_kernel[(rows, triton.cdiv(width, block))](
-            gate_up_NF, out, scale, WIDTH=width, QUANTISES=quantise, BLOCK=block, num_warps=_warps(block)
+            gate_up_NF,
+            out,
+            scale,
+            WIDTH=width,
+            QUANTISES=quantise,
+            BLOCK=block,
+            num_warps=_warps(block),
+            enable_fp_fusion=False,
         )
     return Quantised(out, scale) if quantise else out
 
@@ -88,6 +97,7 @@ def rotate(qkv_NE: Tensor, shape: AttentionShape, cos_TP: Tensor, sin_TP: Tensor
         BLOCK_HEADS=ROTATED_HEADS,
         BLOCK_HALF=triton.next_power_of_2(half),
         num_warps=2,
+        enable_fp_fusion=False,
     )
 
 
@@ -110,6 +120,25 @@ def _warps(block: int) -> int:
     return min(max(block // 512, 1), 32)
 
 
+def scaled(x_ND: Tensor, factor_N1: Tensor | None, weight_D: Tensor) -> Tensor:
+    """As `models.packed.exact.scaled`, in one pass."""
+    x_ND = x_ND.contiguous()
+    rows, width = x_ND.shape
+    out_ND = torch.empty_like(x_ND)
+    if rows:
+        _scaled_kernel[(rows,)](
+            x_ND,
+            x_ND if factor_N1 is None else factor_N1,
+            weight_D,
+            out_ND,
+            WIDTH=width,
+            HAS_FACTOR=factor_N1 is not None,
+            BLOCK=_block(width),
+            num_warps=_warps(_block(width)),
+        )
+    return out_ND
+
+
 @triton.jit
 def _to_8_bits(values, scale_ptr, row):
     """Values of a whole row, rounded already to the dtype that they would otherwise have."""
@@ -129,7 +158,6 @@ def _rms_norm_kernel(
     eps,
     WIDTH: tl.constexpr,
     ADDS: tl.constexpr,
-    QUANTISES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -147,9 +175,7 @@ def _rms_norm_kernel(
     mean_square = tl.sum(h * h, axis=0) / WIDTH
     normed = (h * tl.rsqrt(mean_square + eps)).to(dtype).to(tl.float32)
     out = (normed * weight).to(dtype)
-    if QUANTISES:
-        out = _to_8_bits(out.to(tl.float32), scale_ptr, row)
-    tl.store(out_ptr + row * WIDTH + at, out, mask=inside)
+    tl.store(out_ptr + row * WIDTH + at, _to_8_bits(out.to(tl.float32), scale_ptr, row), mask=inside)
 
 
 @triton.jit
@@ -162,7 +188,8 @@ def _swiglu_kernel(gate_up_ptr, out_ptr, scale_ptr, WIDTH: tl.constexpr, QUANTIS
     dtype = stored.dtype
     up = tl.load(gate_ptr + WIDTH, mask=inside, other=0.0).to(tl.float32)
     gate = stored.to(tl.float32)
-    out = (gate / (1.0 + tl.exp(-gate)) * up).to(dtype)
+    gate = tl.div_rn(gate, 1.0 + libdevice.exp(-gate)).to(dtype).to(tl.float32)  # PyTorch's own exponential
+    out = (gate * up).to(dtype)
     if QUANTISES:
         out = _to_8_bits(out.to(tl.float32), scale_ptr, row)
     tl.store(out_ptr + row * WIDTH + at, out, mask=inside)
@@ -202,5 +229,23 @@ def _rotate_kernel(
     dtype = low.dtype
     high = tl.load(low_ptr + HALF, mask=inside, other=0.0).to(tl.float32)
     low = low.to(tl.float32)
-    tl.store(low_ptr, (low * cos - high * sin).to(dtype), mask=inside)
-    tl.store(low_ptr + HALF, (high * cos + low * sin).to(dtype), mask=inside)
+    turned_low = (low * cos).to(dtype).to(tl.float32) - (high * sin).to(dtype).to(tl.float32)
+    turned_high = (high * cos).to(dtype).to(tl.float32) + (low * sin).to(dtype).to(tl.float32)
+    tl.store(low_ptr, turned_low.to(dtype), mask=inside)
+    tl.store(low_ptr + HALF, turned_high.to(dtype), mask=inside)
+
+
+@triton.jit
+def _scaled_kernel(
+    x_ptr, factor_ptr, weight_ptr, out_ptr, WIDTH: tl.constexpr, HAS_FACTOR: tl.constexpr, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    inside = at < WIDTH
+    x = tl.load(x_ptr + row * WIDTH + at, mask=inside, other=0.0)
+    dtype = x.dtype
+    x = x.to(tl.float32)
+    if HAS_FACTOR:
+        x = (x * tl.load(factor_ptr + row)).to(dtype).to(tl.float32)
+    weight = tl.load(weight_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out_ptr + row * WIDTH + at, (x * weight).to(dtype), mask=inside)

@@ -140,3 +140,15 @@ def test_helper_ranks_are_told_apart(
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(EvaluationError, match="run without LOCAL_RANK"):
         run_lm_eval(lm, loaded, limit=2, order="shuffled", output=tmp_path / "out")
+
+
+def test_groups_that_share_a_subject_are_refused_before_the_work(lm: HybridLM, tmp_path: Path) -> None:
+    """lm-eval takes each subject once; a group within another, or a task beside its group, it can ask."""
+    tasks = write_tasks(tmp_path / "tasks", {name: letter_docs(4) for name in "abc"}, group="all")
+    for name, members in (("left", '["a", "b"]'), ("right", '["b", "c"]')):
+        (tasks / f"{name}.yaml").write_text(f"group: {name}\ntask: {members}\n")
+    with pytest.raises(EvaluationError, match="groups left and right share b, and lm-eval cannot ask both; name one"):
+        run_lm_eval(lm, load_tasks(TaskSource(("left", "right"), tasks)), limit=2, order="dataset", output=tmp_path)
+    beside = load_tasks(TaskSource(("left", "b"), tasks))
+    run = run_lm_eval(lm, beside, limit=2, order="dataset", output=tmp_path / "out")
+    assert list(run.subjects) == ["a", "b"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import subprocess
@@ -33,9 +34,33 @@ def test_single_tasks_load_without_their_group(task_dir: Path) -> None:
     assert loaded.groups == {}
 
 
-def test_a_task_named_beside_its_group_is_refused(task_dir: Path) -> None:
-    with pytest.raises(EvaluationError, match="toy,toy_long cannot be loaded: Duplicate task 'toy_long'"):
-        load_tasks(TaskSource(("toy", "toy_long"), task_dir))
+def test_a_task_named_beside_its_group_is_there_once(task_dir: Path) -> None:
+    loaded = load_tasks(TaskSource(("toy", "toy_long"), task_dir))
+    assert list(loaded.tasks) == ["toy_short", "toy_long", "toy_phrases"]
+    assert loaded.names == {"toy": tuple(loaded.tasks), "toy_long": ("toy_long",)}
+
+
+def test_groups_may_share_a_subject_that_they_ask_differently(task_dir: Path) -> None:
+    """lm-eval would keep the last of that name, and both groups would be scored on it."""
+    members = [{"task": "toy_long", "doc_to_choice": ["D", "C", "B", "A"]}, "toy_short"]
+    (task_dir / "_other.yaml").write_text(f"group: other\ntask: {json.dumps(members)}\n")
+    loaded = load_tasks(TaskSource(("toy", "other"), task_dir))
+    assert loaded.groups == {
+        "toy": ("toy_short", "toy_long", "toy_phrases"),
+        "other": ("other::toy_long", "toy_short"),
+    }
+    choices = [task.config.doc_to_choice[0] for name, task in loaded.tasks.items() if name.endswith("toy_long")]
+    assert choices == ["A", "D"]
+    assert [task.task_name for task in loaded.tasks.values()] == list(loaded.tasks)
+
+
+def test_a_tag_stands_for_its_tasks(tmp_path: Path, tasks_writer) -> None:  # type: ignore[no-untyped-def]
+    docs = [{"question": "w1 Answer", "answer": 0}] * 3
+    options = {name: {"tag": "tagged"} for name in ("a", "c")}
+    folder = tasks_writer(tmp_path / "t", dict.fromkeys("abc", docs), options=options)
+    loaded = load_tasks(TaskSource(("tagged", "b"), folder))
+    assert loaded.names == {"tagged": ("a", "c"), "b": ("b",)}
+    assert loaded.groups == {}
 
 
 def test_an_unknown_task_is_answered_with_the_nearest_ones(task_dir: Path) -> None:
@@ -126,6 +151,20 @@ def test_mmlu_groups_and_tags_load_from_a_folder(mmlu_dir: Path) -> None:
     loaded = load_tasks(TaskSource(("mmlu_other",), mmlu_dir=mmlu_dir))
     assert len(loaded.tasks) == 13
     assert list(loaded.groups) == ["mmlu_other"]
+
+
+def test_mmlu_from_a_folder_stands_beside_other_tasks(mmlu_dir: Path, task_dir: Path) -> None:
+    source = TaskSource(("mmlu_other", "toy", "mmlu_virology"), task_dir, mmlu_dir)
+    loaded = load_tasks(source)
+    assert list(loaded.groups) == ["mmlu_other", "toy"]
+    assert list(loaded.tasks)[13:] == ["toy_short", "toy_long", "toy_phrases"]
+    assert loaded.names["mmlu_virology"] == ("mmlu_virology",)
+    assert set(loaded.names["mmlu_virology"]) < set(loaded.names["mmlu_other"])
+    told = source.fingerprint()
+    assert told is not None
+    (task_dir / "toy_long.jsonl").write_text("")
+    assert source.fingerprint() != told
+    assert TaskSource(("mmlu_other", "elsewhere"), task_dir, mmlu_dir).fingerprint() is None
 
 
 @pytest.mark.parametrize(

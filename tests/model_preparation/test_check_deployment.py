@@ -61,6 +61,21 @@ def test_another_pair_must_beat_its_base(command: Any) -> None:
     assert main(command([3], pair="llamba-8b", base=0.5)) == 1
 
 
+def test_the_base_is_met_on_questions_that_both_answered(
+    command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command([3], pair="llamba-8b", base=0.6)  # on fewer questions, and easier ones
+    path = tmp_path / "result.json"
+    result = json.loads(path.read_text())
+    result["final_results"][0]["holdout_accuracy"], result["base"]["holdout_accuracy"] = 0.55, 0.31
+    for difference, code in ((0.24, 0), (-0.01, 1)):
+        compared = [{"roles": ["runner-up"], "difference": -0.1}, {"roles": ["base"], "difference": difference}]
+        path.write_text(json.dumps(result | {"comparisons": compared}))
+        assert main(arguments) == code
+    line = capsys.readouterr().out
+    assert "0.5500 on questions that took no part in the choice, the base 0.3100" in line
+
+
 @pytest.mark.parametrize(
     ("test", "told"),
     [

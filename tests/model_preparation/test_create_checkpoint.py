@@ -106,6 +106,19 @@ def test_layers_come_from_a_result_by_rank(command: list[str], tmp_path: Path, p
         assert info["score"]["accuracy"] == info["mmlu_score"] == 0.9
 
 
+@pytest.mark.parametrize(("whole", "noted"), [(0.55, 0.55), (None, None)])
+def test_only_an_accuracy_on_all_questions_is_noted_as_that_of_mmlu(
+    whole: float | None, noted: float | None, command: list[str], tmp_path: Path, pair_name: str
+) -> None:
+    result = search_result(tmp_path / "result.json", pair_name, ("mmlu",))
+    document = json.loads(result.read_text())
+    document["final_results"][0]["full_accuracy"] = whole
+    result.write_text(json.dumps(document))
+    assert main([*command, "--from_result", str(result), "--output_dir", str(tmp_path / "made")]) == 0
+    info = json.loads((tmp_path / "made" / "checkpoint_info.json").read_text())
+    assert (info["mmlu_score"], info["score"]["accuracy"]) == (noted, 0.9)
+
+
 def test_an_accuracy_on_other_tasks_is_not_called_mmlu(command: list[str], tmp_path: Path) -> None:
     result = search_result(tmp_path / "result.json", None, ("arc_easy",))
     assert main([*command, "--from_result", str(result), "--output_dir", str(tmp_path / "made")]) == 0

@@ -187,11 +187,36 @@ def test_elites_are_tried(name: str) -> None:
 @pytest.mark.parametrize("name", ["additive", "pairwise", "beam", "greedy", "scan"])
 def test_single_layer_scores_are_used_instead_of_measured(name: str) -> None:
     simulator = Simulator(0, 60)
-    scores = {i: simulator.landscape.accuracy(LayerSet((i,))) for i in range(NUM_LAYERS)}
+    scores = {i: 0.9 if i == 7 else 0.4 for i in range(NUM_LAYERS)}  # whatever is true
     strategy, ledger = start(name, simulator, budget=2000, single_scores=scores)
     requests = drive(strategy, ledger, simulator)
-    assert max(len(layers) for layers in requests[0].batch) == 0  # the base alone
-    assert 2 in strategy.ranking()[0]
+    assert requests[0].batch == (LayerSet(()),)
+    assert 7 in requests[1].batch[0]
+
+
+def test_the_beam_goes_by_what_was_measured() -> None:
+    simulator = Simulator(0, 200)
+    strategy, ledger = start("beam", simulator)
+    drive(strategy, ledger, simulator)
+    beams = strategy.details()["forward steps"]["beams"]
+    assert [2] in beams[0]
+    assert beams[1] == [[0, 2], [2, 9]]  # though 9 alone is worthless
+    assert [len(beam) for beam in beams] == [2, 2, 2, 2]
+
+
+def test_a_polish_leaves_what_forward_steps_are_caught_in() -> None:
+    class Trap(Simulator):
+        """4 is best alone, and 6 and 8 best together."""
+
+        def all_answers(self, layers: LayerSet) -> Answers:
+            accuracy = 0.3 + 0.2 * (4 in layers) + 0.05 * (6 in layers) + 0.4 * ({6, 8} == set(layers))
+            return Answers(37 * np.arange(self.num_questions) % 100 < 100 * accuracy)
+
+    simulator = Trap(0, 100)
+    strategy, ledger = start("greedy", simulator, SearchSpace(NUM_LAYERS, 1, 2))
+    drive(strategy, ledger, simulator)
+    assert 4 in strategy.steps[1][0]
+    assert strategy.ranking()[0] == LayerSet((6, 8))
 
 
 @pytest.mark.parametrize("name", NAMES)
