@@ -49,13 +49,14 @@ ENOUGH_SECONDS = 10.0
 
 def prepare_layers(pair: HybridPair, mode: str) -> PackedLayers:
     """A pair's layers as they are run, all on the device: `fp8`, or else in the dtype of the weights."""
-    layers = PackedLayers.of_pair(pair, choose_kernels(pair.device, pair.dtype), ResidentDonors)
+    kernels = choose_kernels(pair.device, pair.dtype, pair.model.config, pair.donor_config, coarse=mode == "fp8")
+    layers = PackedLayers.of_pair(pair, kernels, ResidentDonors)
     return layers.quantised() if mode == "fp8" else layers
 
 
 def stream_layers(pair: HybridPair, longest_text: int, batch_tokens: int | None) -> tuple[PackedLayers, MemoryPlan]:
     """A pair's layers, the donor's in host memory, as `--memory streamed` has them; the pair loses its donor."""
-    kernels = choose_kernels(pair.device, pair.dtype)
+    kernels = choose_kernels(pair.device, pair.dtype, pair.model.config, pair.donor_config)
     sizes = sizes_of(
         pair.model.config,
         pair.donor_config,

@@ -51,16 +51,17 @@ def build_evaluator(config: EvalConfig, *, max_limit: int | None, locate: Locate
     base = locate(pair, "base")
     donor = config.layers_dir or locate(pair, "donor")
     tokenizer = load_tokenizer(base, donor)
-    questions = load_questions(config, tokenizer, read_llamba_config(base), max_limit=max_limit)
+    base_config, donor_config = read_llamba_config(base), read_llama_config(donor)
+    questions = load_questions(config, tokenizer, base_config, max_limit=max_limit)
     source = {"layers_dir": donor} if config.layers_dir else {"donor_dir": donor}
     dtype = getattr(torch, config.dtype)
-    kernels = choose_kernels(device, dtype)
+    kernels = choose_kernels(device, dtype, base_config, donor_config, coarse=config.fast_dtype == "fp8")
     if config.fast_dtype == "fp8" and config.memory == "streamed":
         raise EvaluationError("--fast-dtype fp8 needs both models on the GPU; leave it or --memory streamed out")
     plan = choose_plan(
         sizes_of(
-            read_llamba_config(base),
-            read_llama_config(donor),
+            base_config,
+            donor_config,
             itemsize=dtype.itemsize,
             fp8=config.fast_dtype == "fp8",
             fused=not isinstance(kernels, PlainKernels),

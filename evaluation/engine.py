@@ -70,7 +70,10 @@ class Engine:
         self.pair = pair
         self.questions = questions
         self.weights = weights
-        self.layers = layers or PackedLayers.of_pair(pair, choose_kernels(pair.device, pair.dtype), ResidentDonors)
+        if layers is None:
+            kernels = choose_kernels(pair.device, pair.dtype, pair.model.config, pair.donor_config)
+            layers = PackedLayers.of_pair(pair, kernels, ResidentDonors)
+        self.layers = layers
         self.batch_tokens = batch_tokens or default_batch_tokens(pair.device)
         self.layer_calls = 0
         """Layers run so far for `answers`, one for each batch of questions; the donor's own pass apart."""

@@ -296,7 +296,10 @@ class HybridLM(HFLM):
 
     @cached_property
     def _layers(self) -> PackedLayers:
-        return PackedLayers.of_model(self.model, choose_kernels(self.device, self.model.dtype))
+        config = self.model.config
+        donor = config.llama_config() if config.attention_layers else None
+        kernels = choose_kernels(self.device, self.model.dtype, config, donor)
+        return PackedLayers.of_model(self.model, kernels)
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **kwargs: Any) -> Tensor:
         return super()._model_generate(context, max_length, stop, logits_processor=[self._check_scores], **kwargs)

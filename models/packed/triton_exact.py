@@ -26,8 +26,10 @@ from models.packed.whole import Chunks
 
 TOKEN_BYTES = 84 * 1024
 """What may stand between the products for each token; heads are taken so many at a time. What the 8B's MLP takes."""
-TOKENS, COLUMNS = 32, 128
+TOKENS, COLUMNS = 16, 128
 """Of a program's tile."""
+WARPS = 4
+"""Of a program."""
 STATE_BLOCK = 1024
 """Elements of a state that a program carries."""
 

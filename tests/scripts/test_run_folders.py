@@ -75,6 +75,32 @@ def test_no_result_yet_is_said(folder: Path, capsys: pytest.CaptureFixture[str])
     assert "no result yet" in capsys.readouterr().out
 
 
+def test_a_result_is_shown_with_what_it_establishes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    best = {"rank": 1, "layers": [2, 9], "accuracy": 0.8, "standard_error": 0.02, "questions": 400}
+    best |= {"estimate": 0.79, "holdout_accuracy": 0.78, "full_accuracy": None}
+    base = {"layers": [], "accuracy": 0.4, "standard_error": 0.05, "questions": 96, "holdout_accuracy": None}
+    document = {
+        "final_results": [best],
+        "base": base,
+        "ranked_by": "rank: by the estimate.",
+        "conclusion": "2+9 it is.",
+    }
+    path = folder / "search_result_1.json"
+    path.write_text(json.dumps(document))
+    assert run_folders.main(["results", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split("  ")[1:3] == ["rank", "layers"]
+    assert lines[2].split() == ["1", "2+9", "0.7900", "0.8000", "0.0200", "400", "0.7800"]
+    assert lines[3].split() == ["base", "none", "-", "0.4000", "0.0500", "96", "-"]
+    assert [line.strip() for line in lines[4:6]] == ["rank: by the estimate.", "2+9 it is."]
+    for name in ("ranked_by", "conclusion"):
+        del document[name]  # as in results of before there were these
+    del best["estimate"], best["full_accuracy"]
+    path.write_text(json.dumps(document))
+    assert run_folders.main(["results", str(folder)]) == 0
+    assert "estimate" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("content", ["{", "{}", '{"final_results": []}', '{"final_results": [{"layers": [1]}]}'])
 @pytest.mark.parametrize("what", ["results", "progress"])
 def test_a_damaged_result_is_named(what: str, content: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
