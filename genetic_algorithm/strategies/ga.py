@@ -194,8 +194,8 @@ class ModelAssistedGA:
             return
         seen = [s for s in self._ranked() if space.contains(s)]
         best = {size: next((s for s in seen if len(s) == size), None) for size in space.sizes}
-        chosen = [known or self._imagined(size, seen) for size, known in best.items()]
-        chosen = [s for s in chosen if s is not None and s not in ledger.failed]
+        found = (known or self._imagined(size, seen) for size, known in best.items())
+        chosen = [layers for layers in found if layers is not None and layers not in ledger.failed]
         for number, rung in enumerate(ledger.questions.rungs[:_STEPS]):
             if number and len(chosen) * len(ledger.questions.blocks[number]) > _CHAMPIONS_SHARE * ledger.left:
                 return
