@@ -91,7 +91,7 @@ def find(ledger: Ledger, layers: LayerSet, against: LayerSet, *roles: str) -> Fi
     if ledger.goal == "accuracy" and not ledger.questions.is_weighted:
         comparison = compare(first == 1, second == 1)
     else:
-        comparison = compare_means(first - second, ledger.questions.weights[questions])
+        comparison = compare_means(first - second, ledger.questions.weighting(questions))
     return Finding(layers, against, roles, comparison, len(questions), also_chose)
 
 

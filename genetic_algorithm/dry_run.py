@@ -37,6 +37,10 @@ def tell(evaluator: Evaluator, search: Search) -> int:
         passes = f"{stage.typical / in_all:.1f}"
         print(f"{stage.stage:<{width}}{stage.sets:>10,}{stage.questions:>14,}{time:>12}", end="")
         print(f"{stage.typical:>14,}{passes:>9}")
+    for stage in stages:
+        if stage.shared_passes is not None:
+            told = f"{stage.shared_passes:,.0f} passes of one model where sets share their lower layers"
+            print(f"{stage.stage}: at most {told}")
     document = {
         "dry_run": True,
         "strategy": search.config.strategy,

@@ -149,7 +149,7 @@ class Ledger:
         correct, asked = int(answers.sum()), len(answers)
         if self.goal == "accuracy" and not self.questions.is_weighted:
             return Score(correct, asked, part)
-        values, weights = self._values(layers, questions), self.questions.weights[questions]
+        values, weights = self._values(layers, questions), self.questions.weighting(questions)
         mean = float(np.average(values, weights=weights))
         error = float(np.sqrt((weights**2 * (values - mean) ** 2).sum()) / weights.sum())
         return Score(correct, asked, part, (mean, error))
@@ -185,7 +185,7 @@ class Ledger:
             a, b = (self._rows[layers].correct[questions] == 1 for layers in (first, second))
             return compare(a, b)
         difference = self._values(first, questions) - self._values(second, questions)
-        return compare_means(difference, self.questions.weights[questions])
+        return compare_means(difference, self.questions.weighting(questions))
 
     def values(self, layers: LayerSet, block: NDArray[np.int64]) -> NDArray[np.float64] | None:
         """What the goal gets from each question of a block, float64 [n]; None unless all are answered."""

@@ -31,6 +31,17 @@ class Questions:
     blocks: tuple[NDArray[np.int64], ...]
     weights: NDArray[np.float64]
 
+    def weighting(self, asked: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Weight of each of these questions in a score, float64 [n].
+
+        Limits are per subject, so that a part may hold a tenth of one task and all of another: questions of each weight
+        together count in every part what they count in the whole, as far as there are any (post-stratification).
+        """
+        kinds, kind = np.unique(self.weights, return_inverse=True)
+        counts, of_part = np.bincount(kind), np.bincount(kind[asked], minlength=len(kinds))
+        found = self.weights[asked] * counts[kind[asked]] / of_part[kind[asked]]
+        return found / found.mean() if found.any() else np.ones(len(asked))
+
     @property
     def is_weighted(self) -> bool:
         """Whether some questions count more than others."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from genetic_algorithm.config import SearchConfig
 from genetic_algorithm.errors import SearchError
@@ -101,6 +102,7 @@ class Search:
         self.stages = (*self.strategy.stages, CHECK)
         self.outcome = Outcome(self.ledger, {stage: Usage() for stage in self.stages})
         self._requests = self._all_requests()
+        self._threads = ThreadpoolController()
         self._pending: Request | None = None
         self._over = False
         self._asked: dict[LayerSet, None] = {}
@@ -117,11 +119,11 @@ class Search:
         share = min(1.0, left / max(1, sum(stage.typical for stage in stages)))
         looks = left // max(1, len(self.ledger.parts[FAST]))
         found = [
-            StageForecast(
-                stage.stage,
-                int(min(stage.sets, looks)),
-                int(min(stage.questions, left)),
-                int(stage.typical * share),
+            replace(
+                stage,
+                sets=int(min(stage.sets, looks)),
+                questions=int(min(stage.questions, left)),
+                typical=int(stage.typical * share),
             )
             for stage in stages
         ]
@@ -132,7 +134,9 @@ class Search:
     def ask(self) -> Request | None:
         """What to evaluate next, the same until it is told; None when the search is over."""
         if self._pending is None and not self._over:
-            self._pending = next(self._requests, None)
+            # Small matrices: threads would spend their time waiting for one another, or for cores that are busy.
+            with self._threads.limit(limits=1, user_api="blas"):
+                self._pending = next(self._requests, None)
             self._over = self._pending is None
         return self._pending
 
