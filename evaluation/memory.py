@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from evaluation.config import Memory
 from evaluation.errors import EvaluationError
+from models.packed.whole import TOKEN_BYTES
 
 if TYPE_CHECKING:
     import torch
@@ -123,9 +124,9 @@ def sizes_of(base: LlambaConfig, donor: LlamaConfig, *, itemsize: int, fp8: bool
     embeddings = base.padded_vocab_size * D * (1 if base.tie_embeddings else 2)
     each = itemsize + (1 if fp8 else 0)
     # The residual stream before and after the first addition, that addition and its norm stand beside an MLP's
-    # [gate | up] and their product, or beside a mixer's projection, its convolution and its result.
-    beside = max(3 * max(F, donor.intermediate_size), 2 * (C + I) + H + I, 2 * query + 2 * key)
-    token = itemsize * (4 * D + beside)
+    # [gate | up] and their product, or beside a mixer's projection, what its products take, and its result.
+    mixer = itemsize * (C + 2 * I + H) + min(TOKEN_BYTES, 4 * (3 * C + 2 * I + 2 * 128 * H))
+    token = itemsize * 4 * D + max(itemsize * max(3 * max(F, donor.intermediate_size), 2 * query + 2 * key), mixer)
     if not fused:  # padded to the longest text of a batch: about twice as many tokens
         token += 2 * 4 * (2 * C + 4 * I + 2 * 64 * H)
     return Sizes(

@@ -22,10 +22,8 @@ from torch import Tensor
 from triton.language.extra import libdevice
 
 from models.packed.kernels import MixerWeights
-from models.packed.whole import Chunks
+from models.packed.whole import TOKEN_BYTES, Chunks
 
-TOKEN_BYTES = 84 * 1024
-"""What may stand between the products for each token; heads are taken so many at a time. What the 8B's MLP takes."""
 TOKENS, COLUMNS = 16, 128
 """Of a program's tile."""
 WARPS = 4

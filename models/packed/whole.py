@@ -21,6 +21,8 @@ from torch import Tensor
 
 from models.packed.layout import Layout, Texts, to_device
 
+TOKEN_BYTES = 84 * 1024
+"""What may stand between a mixer's products for each token; heads are taken so many at a time."""
 BUCKET_TOKENS = 16384
 """Most tokens of a bucket, padding included, unless one text has more."""
 FULLEST = 0.75
