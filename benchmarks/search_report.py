@@ -48,9 +48,11 @@ def plot(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     groups = _grouped(lines)
+    names = list(dict.fromkeys(name for strategies in groups.values() for name in strategies))
     figure, panels = pyplot.subplots(1, len(groups), figsize=(6.5 * len(groups), 5), squeeze=False)
     for panel, (landscape, strategies) in zip(panels[0], groups.items(), strict=True):
-        for index, (name, cells) in enumerate(strategies.items()):
+        for name, cells in strategies.items():
+            index = names.index(name)  # one colour in all panels
             budgets = sorted(cells)
             regrets = [np.array([run["regret"] for run in cells[passes]]) * 100 for passes in budgets]
             colour, width = f"C{index % 10}", 2.5 if name == "ga" else 1.0
