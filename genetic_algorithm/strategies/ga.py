@@ -70,7 +70,7 @@ class ModelAssistedGA:
         yield from self._confirm()
 
     def ranking(self) -> list[LayerSet]:
-        """By posterior mean from right and wrong alone, of sets that have climbed as high as any."""
+        """All sets seen, by posterior mean from right and wrong alone."""
         ledger, space = self.setting.ledger, self.setting.space
         seen = [s for s in ledger.known if space.contains(s) and ledger.level(s)]
         if not seen:
