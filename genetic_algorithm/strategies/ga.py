@@ -22,6 +22,7 @@ from genetic_algorithm.layer_set import LayerSet
 from genetic_algorithm.ledger import Request
 from genetic_algorithm.observations import observe, to_value
 from genetic_algorithm.questions import FAST, FULL
+from genetic_algorithm.strategies.genetic import Genetic
 from genetic_algorithm.strategies.operators import Operators
 from genetic_algorithm.strategies.patterns import Pattern, mine
 from genetic_algorithm.strategies.strategy import Setting, StageForecast, candidates
@@ -115,8 +116,7 @@ class ModelAssistedGA:
 
     def _evolve(self) -> Iterator[Request]:
         config, ledger = self.setting.config, self.setting.ledger
-        first = [*self.setting.elite, *self.setting.singles]
-        yield from ledger.wanted(first, FAST, STAGE_1, "single layers")
+        yield from ledger.wanted(self._first(), FAST, STAGE_1, "first sets")
         enough = 0.0 if ledger.budget is None else ledger.left * config.last_share
         leader, stale = None, 0
         for number in range(1, config.generations + 1):
@@ -135,6 +135,14 @@ class ModelAssistedGA:
             self._note(number, [layers for layers, level in chosen if not level], leader)
             if stale >= config.no_improve:
                 return
+
+    def _first(self) -> list[LayerSet]:
+        """Elites and single layers; where the latter are known from elsewhere, sets made of the best of them."""
+        of = self.setting
+        if of.single_scores is None:
+            return [*of.elite, *of.singles]
+        genetic = Genetic(of.config, of.space, of.ledger, of.rng, of.single_scores, of.elite)
+        return [LayerSet(()), of.space.root, *genetic.first_population()]
 
     def _generation(self, number: int, affordable: float) -> list[tuple[LayerSet, int]]:
         """Favourites of as many posterior draws as a generation has sets, with the rungs they have answered."""

@@ -73,7 +73,7 @@ class Genetic:
         """Yield requests until the generations, the patience or the space are at an end."""
         if self.single_scores is None:
             yield from self._ask([LayerSet(()), *self._singles().values()], "single layers")
-        population = self._first_population()
+        population = self.first_population()
         yield from self._ask(population, "first population")
         # Single layers, measured before, may be parents too.
         population = self._survivors(population, list(self._accuracies()))
@@ -98,7 +98,8 @@ class Genetic:
 
     # First population.
 
-    def _first_population(self) -> list[LayerSet]:
+    def first_population(self) -> list[LayerSet]:
+        """Elites, sets drawn by single-layer scores, and random ones."""
         size = min(self.config.population, self.space.size)
         elites = max(1, round(self.config.elite_fraction * size)) if self.config.elite_fraction else 0
         elites = max(elites, min(len(self.elite), size))  # whoever names elites wants them all tried

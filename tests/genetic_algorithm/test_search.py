@@ -162,6 +162,19 @@ def test_given_single_scores_are_not_measured_and_elites_come_first() -> None:
     assert len(evaluator.batches[0][0]) == SMALL.population
 
 
+def test_the_default_does_not_measure_given_single_scores_either() -> None:
+    evaluator = Counting(Simulator(0, per_subject=100))
+    singles = dict.fromkeys(range(NUM_LAYERS), 0.3) | {2: 0.75, 0: 0.5}
+    elite = [LayerSet((2, 9))]
+    search = Search(replace(SMALL, strategy="ga"), SPACE, evaluator.subjects, single_scores=singles, elite=elite)
+    run(search, evaluator)
+    first = evaluator.batches[0][0]
+    assert elite[0] in first
+    assert sum(len(layers) == 1 for layers in first) < 6  # not one for each of the twelve layers
+    held = [i for layers in first for i in layers]
+    assert held.count(2) == max(held.count(i) for i in range(NUM_LAYERS))  # the best single is drawn most
+
+
 def test_the_first_population_holds_elites_scored_draws_and_random_sets() -> None:
     simulator = Simulator(0)
     singles = dict.fromkeys(range(NUM_LAYERS), 0.3) | {4: 0.9}
