@@ -176,6 +176,13 @@ class Ledger:
         found.sort(key=lambda item: (-round(self.utility(*item), 12), len(item[0]), item[0]))
         return [layers for layers, _ in found]
 
+    def ranked_on_ladder(self, sets: Iterable[LayerSet]) -> list[LayerSet]:
+        """Those of `sets` with any rung: by rung, the highest first, and best first within one."""
+        given, found = list(sets), dict[LayerSet, None]()
+        for rung in reversed(self.questions.rungs):
+            found.update(dict.fromkeys(self.ranked(given, rung)))
+        return list(found)
+
     def compare(self, first: LayerSet, second: LayerSet, part: str) -> Comparison:
         """Paired comparison on a part that both sets have answered: exact for right and wrong, else by means."""
         questions = self.parts[part]

@@ -32,6 +32,7 @@ def observe(ledger: Ledger, *, with_signals: bool) -> Observations:
     answered = [(layers, ledger.level(layers)) for layers in ledger.known]
     sets = tuple(layers for layers, level in answered if level)
     keys = [(i, b) for i, layers in enumerate(sets) for b in range(ledger.level(layers))]
+    first = {sets[i]: j for j, (i, b) in enumerate(keys) if b == 0}
     set_index, block = (np.array(column, dtype=np.int64) for column in zip(*keys, strict=True))
     own, shared = _noise(ledger, sets)
     means = np.empty(len(keys))
@@ -44,7 +45,7 @@ def observe(ledger: Ledger, *, with_signals: bool) -> Observations:
     divergence = np.maximum(-means, _LEAST)
     variance = own / counts[block] * (1.0 if ledger.goal == "accuracy" else divergence**2)
     for layers, (mean, error) in (sharpened(ledger, sets) if with_signals else {}).items():
-        j = keys.index((sets.index(layers), 0))
+        j = first[layers]
         means[j], variance[j] = mean, min(variance[j], error)
     if ledger.goal != "accuracy":
         divergence = np.maximum(-means, _LEAST)

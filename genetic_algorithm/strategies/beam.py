@@ -51,7 +51,7 @@ class Beam:
             limit = setting.ledger.left / (steps - step + 2)
             grown = self._grown(beam, model)
             yield from Race(setting, STEPS, f"{len(root) + step + 1} layers", _HEIGHT, limit).run(grown)
-            beam = (self._ranked(grown) or grown)[:width]
+            beam = (setting.ledger.ranked_on_ladder(grown) or grown)[:width]  # also those too small for the space
             self.steps.append(beam)
         yield from self._polish(model)
         yield from verify(setting)
@@ -75,13 +75,6 @@ class Beam:
             yield from Race(setting, POLISH, f"round {number + 1}", _HEIGHT, limit).run([leader, *near])
             if setting.ledger.spent == spent or self.ranking()[0] == leader:
                 return
-
-    def _ranked(self, sets: list[LayerSet]) -> list[LayerSet]:
-        """By score on the highest rung answered, also those that are too small for the space."""
-        ledger, found = self.setting.ledger, dict[LayerSet, None]()
-        for rung in reversed(ledger.questions.rungs):
-            found.update(dict.fromkeys(ledger.ranked(sets, rung)))
-        return list(found)
 
     def ranking(self) -> list[LayerSet]:
         """By score on the highest rung answered."""

@@ -86,7 +86,4 @@ def candidates(ledger: Ledger, sets: Sequence[LayerSet], *parts: str) -> list[di
 
 def ranked_on_ladder(setting: Setting) -> list[LayerSet]:
     """Sets of the space by rung, the highest first, and within a rung by score: never across different questions."""
-    ledger, found = setting.ledger, dict[LayerSet, None]()
-    for rung in reversed(ledger.questions.rungs):
-        found.update(dict.fromkeys(s for s in ledger.ranked(ledger.known, rung) if setting.space.contains(s)))
-    return list(found)
+    return setting.ledger.ranked_on_ladder(s for s in setting.ledger.known if setting.space.contains(s))
