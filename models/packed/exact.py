@@ -26,7 +26,7 @@ def rms_norm(
     if not llama:
         # Of 16 bits it sums in float32 and rounds once, in one pass: the bits of the model's way through float32.
         return times(F.rms_norm(h_ND, h_ND.shape[-1:], eps=eps), None, weight_D)
-    mean_N1 = h_ND.float().pow_(2).mean(-1, keepdim=True)
+    mean_N1 = h_ND.float().pow(2).mean(-1, keepdim=True)  # not in place: of float32, float() is h itself
     return times(h_ND, torch.rsqrt(mean_N1 + eps), weight_D)
 
 
