@@ -281,7 +281,7 @@ class HybridLM(HFLM):
             prefix_lengths=batch.prefix_lengths_G,
             prefix_of_row=batch.prefix_of_row_R,
         )
-        embedded = layers.embed(to_device(batch.tokens_N.astype(np.int64), device))
+        embedded = layers.embed(*to_device([batch.tokens_N.astype(np.int64)], device))
         h_PD = one_at_a_time(layers.on(layout), embedded, LayerSet(())).sum()
         log_prob_M = h_PD.new_empty(len(token_M))
         is_best_M = torch.empty(len(token_M), dtype=torch.bool, device=device)
@@ -289,7 +289,7 @@ class HybridLM(HFLM):
         for begin in range(0, len(at_P), most):
             log_prob_PV = F.log_softmax(layers.logits(h_PD[begin : begin + most]), dim=-1)
             chosen = np.flatnonzero((begin <= from_M) & (from_M < begin + most))
-            m, source, token = (to_device(a, device) for a in (chosen, from_M[chosen] - begin, token_M[chosen]))
+            m, source, token = to_device([chosen, from_M[chosen] - begin, token_M[chosen]], device)
             log_prob_M[m] = log_prob_PV[source, token]
             is_best_M[m] = log_prob_PV.argmax(dim=-1)[source] == token
         return log_prob_M.cpu(), is_best_M.cpu()

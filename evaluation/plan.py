@@ -100,7 +100,7 @@ def _run(packed: PackedBatch, keep_P: NDArray[np.int64], device: torch.device) -
         prefix_lengths=packed.prefix_lengths_G,
         prefix_of_row=packed.prefix_of_row_R,
     )
-    return to_device(packed.tokens_N.astype(np.int64), device), layout
+    return to_device([packed.tokens_N.astype(np.int64)], device)[0], layout
 
 
 def read_off(batch: Batch, h_PD: Tensor, logits: Callable[[Tensor], Tensor], scores: Tensor) -> None:
@@ -142,7 +142,7 @@ def _readouts(
         first, last = np.searchsorted(from_M[order], [begin, begin + most])
         chosen = order[first:last]
         arrays = (from_M[chosen] - begin, token_M[chosen], slot_M[chosen])
-        source, token, slot = (to_device(array, device) for array in arrays)
+        source, token, slot = to_device(arrays, device)
         positions = slice(begin, begin + len(raw_P))
         readouts.append(Readout(positions, int(len(raw_P) - raw_P.sum()), source, token, slot))
     return at_2P[1], readouts

@@ -9,7 +9,9 @@ Suffixes: N packed tokens, S sequences of a level, K tiles of a level, P positio
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +21,8 @@ from torch import Tensor
 
 TILE = 64
 """Tokens of a tile: what one program of a GPU's attention kernel answers for."""
+_ALIGNED = 256
+"""Bytes; a kernel is compiled anew for addresses that are not multiples of 16."""
 
 
 class Texts(NamedTuple):
@@ -109,44 +113,59 @@ def make_layout(
     texts = Texts(*(np.concatenate(part) for part in zip(*parts, strict=True)))
     lengths, starts = texts.length_S, texts.before_length_S
     position = np.arange(lengths.sum()) - np.repeat(first, lengths) + np.repeat(starts, lengths)
+    tables = chain.from_iterable(_tables(*part) for part in parts)
+    tensors = iter(to_device([position, keep.astype(np.int64), *tables], device))
     return Layout(
-        levels=tuple(_level(*part, device) for part in parts),
+        position_N=next(tensors),
+        keep_P=next(tensors),
+        levels=tuple(_level(tensors, length, before_length) for _, length, _, before_length, _ in parts),
         texts=texts,
-        position_N=to_device(position, device),
-        keep_P=to_device(keep.astype(np.int64), device),
         longest_text=int((lengths + starts).max()),
     )
 
 
-def _level(
+def _level(tensors: Iterator[Tensor], length_S: NDArray[np.int64], before_length_S: NDArray[np.int64]) -> Level:
+    """Takes the tensors of `_tables`."""
+    return Level(
+        first_S=next(tensors),
+        length_S=next(tensors),
+        before_first_S=next(tensors),
+        before_length_S=next(tensors),
+        parent_S=next(tensors),
+        tile_sequence_K=next(tensors),
+        tile_first_K=next(tensors),
+        longest=int(length_S.max()),
+        longest_before=int(before_length_S.max()),
+    )
+
+
+def _tables(
     first: NDArray[np.int64],
     length: NDArray[np.int64],
     before_first: NDArray[np.int64],
     before_length: NDArray[np.int64],
     parent: NDArray[np.int64],
-    device: torch.device,
-) -> Level:
+) -> list[NDArray[np.int32]]:
+    """The tensors of a `Level`, in its order."""
     tiles = -(-length // TILE)
     sequence = np.repeat(np.arange(len(length)), tiles)
     at = (np.arange(tiles.sum()) - np.repeat(np.cumsum(tiles) - tiles, tiles)) * TILE
-
-    def tensor(array: NDArray[np.int64]) -> Tensor:
-        return to_device(array.astype(np.int32), device)
-
-    return Level(
-        first_S=tensor(first),
-        length_S=tensor(length),
-        before_first_S=tensor(before_first),
-        before_length_S=tensor(before_length),
-        parent_S=tensor(parent),
-        tile_sequence_K=tensor(sequence),
-        tile_first_K=tensor(at),
-        longest=int(length.max()),
-        longest_before=int(before_length.max()),
-    )
+    arrays = first, length, before_first, before_length, parent, sequence, at
+    return [array.astype(np.int32) for array in arrays]
 
 
-def to_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """A tensor of its own on the device; a copy to a GPU does not wait for the GPU."""
-    tensor = torch.from_numpy(np.array(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+def to_device(arrays: Sequence[NDArray[np.generic]], device: torch.device) -> list[Tensor]:
+    """Tensors of their own on the device; to a GPU in one copy, which does not wait for the GPU.
+
+    One, as page-locked memory for each of the thousands of small tables of a large plan takes longer than the copies.
+    """
+    if device.type != "cuda":
+        return [torch.from_numpy(np.array(array)) for array in arrays]
+    ends = np.cumsum([-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays]).tolist()
+    host = torch.empty(ends[-1] if ends else 0, dtype=torch.uint8, pin_memory=True)
+    places = [slice(begin, begin + array.nbytes) for begin, array in zip([0, *ends], arrays, strict=False)]
+    for place, array in zip(places, arrays, strict=True):
+        host.numpy()[place] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    there = host.to(device, non_blocking=True)
+    kinds = [torch.from_numpy(np.empty(0, array.dtype)).dtype for array in arrays]
+    return [there[place].view(kind).view(array.shape) for place, kind, array in zip(places, kinds, arrays, strict=True)]

@@ -24,9 +24,9 @@ from models.packed.layout import Layout, Texts, to_device
 TOKEN_BYTES = 84 * 1024
 """What may stand between a mixer's products for each token; heads are taken so many at a time."""
 BUCKET_TOKENS = 16384
-"""Most tokens of a bucket, padding included, unless one text has more."""
-FULLEST = 0.75
-"""No text of a bucket has less than this part of the tokens of the longest."""
+"""Most tokens of a bucket, padding included, unless one text has more; a power of two."""
+BUCKET_STEP = 64
+"""Texts of a bucket are padded to a multiple of it, the longer ones to a quarter of a power of two."""
 _MULTIPLE = 16
 """Chunks are padded to it where all texts are shorter than a chunk."""
 
@@ -85,18 +85,19 @@ class WholeTexts:
 
     @cached_property
     def buckets(self) -> list[Bucket]:
-        """All texts, the longest first."""
+        """All texts, the longest first, in buckets of few different shapes.
+
+        cuDNN makes a plan for each shape that it has not seen, which takes longer than to run it: tens of milliseconds.
+        """
         totals = self._texts.before_length_S + self._texts.length_S
-        order = np.argsort(-totals, kind="stable")
-        buckets, begin = [], 0
-        while begin < len(order):
-            longest = int(totals[order[begin]])
-            end = begin + max(1, BUCKET_TOKENS // longest)
-            members = order[begin:end]
-            members = members[totals[members] >= FULLEST * longest]
-            buckets.append(_bucket(self._texts, members, self._device))
-            begin += len(members)
-        return buckets
+        padded = np.array([_padded(tokens) for tokens in totals.tolist()])
+        tables = list[NDArray[np.int64]]()
+        for length in sorted({*padded.tolist()}, reverse=True):
+            members, most = np.flatnonzero(padded == length), max(1, BUCKET_TOKENS // _power_of_two(length))
+            for begin in range(0, len(members), most):
+                tables += _bucket(self._texts, members[begin : begin + most], length)
+        tensors = iter(to_device(tables, self._device))
+        return [Bucket(*three) for three in zip(tensors, tensors, tensors, strict=True)]
 
 
 def _tokens(texts: Texts, of: NDArray[np.int64], position: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -126,25 +127,45 @@ def _cut(texts: Texts, length: int, taps: int, device: torch.device) -> Chunks:
     position_N = np.arange(len(text_N)) - texts.first_S[text_N] + before[text_N]
     back_W = np.arange(1, taps)
 
-    def table(array: NDArray[np.int64]) -> Tensor:
-        return to_device(array.astype(np.int32), device)
-
+    tables = [
+        _tokens(texts, text_K[:, None], start_K[:, None] + np.arange(length)),
+        np.maximum(before[text_K] - start_K, 0),
+        _tokens(texts, text_N[:, None], position_N[:, None] - back_W),
+        np.where(adds_K, np.cumsum(adds_K) - 1, -1),
+        np.where(start_K > 0, np.cumsum(start_K > 0) - 1, -1),
+        chain_S4,
+    ]
+    token_KL, own_from_K, past_NW, added_K, entering_K, chain_S4_, adding_J, entered_I = to_device(
+        [*(table.astype(np.int32) for table in tables), np.flatnonzero(adds_K), np.flatnonzero(start_K > 0)], device
+    )
     return Chunks(
-        token_KL=table(_tokens(texts, text_K[:, None], start_K[:, None] + np.arange(length))),
-        own_from_K=table(np.maximum(before[text_K] - start_K, 0)),
-        past_NW=table(_tokens(texts, text_N[:, None], position_N[:, None] - back_W)),
-        adding_J=to_device(np.flatnonzero(adds_K), device),
-        entered_I=to_device(np.flatnonzero(start_K > 0), device),
-        added_K=table(np.where(adds_K, np.cumsum(adds_K) - 1, -1)),
-        entering_K=table(np.where(start_K > 0, np.cumsum(start_K > 0) - 1, -1)),
-        chain_S4=table(chain_S4),
+        token_KL=token_KL,
+        own_from_K=own_from_K,
+        past_NW=past_NW,
+        adding_J=adding_J,
+        entered_I=entered_I,
+        added_K=added_K,
+        entering_K=entering_K,
+        chain_S4=chain_S4_,
     )
 
 
-def _bucket(texts: Texts, members_B: NDArray[np.int64], device: torch.device) -> Bucket:
-    longest = (texts.before_length_S + texts.length_S)[members_B].max()
+def _power_of_two(number: int) -> int:
+    """The least that is not below."""
+    return 1 << (number - 1).bit_length()
+
+
+def _padded(tokens: int) -> int:
+    """The length to which a text is padded in its bucket."""
+    step = max(BUCKET_STEP, _power_of_two(tokens) // 4)
+    return -(-tokens // step) * step
+
+
+def _bucket(texts: Texts, members_B: NDArray[np.int64], longest: int) -> list[NDArray[np.int64]]:
+    """The tensors of a `Bucket`, in its order; rows without a text fill it up to a power of two."""
     position_T = np.arange(longest)
-    token_BT = _tokens(texts, members_B[:, None], position_T)
-    own_BT = (token_BT >= 0) & (position_T >= texts.before_length_S[members_B, None])
-    arrays = np.maximum(token_BT, 0), np.flatnonzero(own_BT), token_BT[own_BT]
-    return Bucket(*(to_device(array, device) for array in arrays))
+    token_BT = np.full((_power_of_two(len(members_B)), longest), -1)
+    token_BT[: len(members_B)] = _tokens(texts, members_B[:, None], position_T)
+    own_BT = token_BT >= 0
+    own_BT[: len(members_B)] &= position_T >= texts.before_length_S[members_B, None]
+    return [np.maximum(token_BT, 0), np.flatnonzero(own_BT), token_BT[own_BT]]
