@@ -238,7 +238,7 @@ class Bench:
     ) -> dict[str, Any]:
         """Time a request; the answers are kept under `work` and `mode`."""
         engine, asked, device = self.engine(mode, shots), self.asked(limit), self.device
-        list(engine.answers([self.candidate], asked[: len(self.asked(self.args.limit))]))  # warms up
+        self._warm_up(engine, asked)
         sizes, calls = batch_sizes(engine, asked), self.calls(sets)
         seconds, alone, before = list[float](), list[float](), self.allocated()
         if device.type == "cuda":
@@ -288,6 +288,13 @@ class Bench:
             f"{row['share']:.3f} of their rate" + ("" if peak is None else f"; peak {peak:.1f} GB")
         )
         return row
+
+    def _warm_up(self, engine: Engine, asked: NDArray[np.int64]) -> None:
+        """Ask a few questions, and of many all once: what is compiled and planned for shapes is done then."""
+        few = asked[: len(self.asked(self.args.limit))]
+        list(engine.answers([self.candidate], few))
+        if self.device.type == "cuda" and len(asked) > len(few):
+            list(engine.answers([self.candidate], asked))
 
     def flips(self, name: str, first_QC: NDArray[np.float64], second_QC: NDArray[np.float64]) -> None:
         """Compare the choices of two ways."""

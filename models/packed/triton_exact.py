@@ -87,11 +87,7 @@ class _Slice:
         mixer = self._mixer
         b_at = mixer.inner + self._group * mixer.states
         x_KHLP = self._convolved(self._head * self._width, self._heads, self._width)
-        # Of one group the model's code multiplies by a turned view, of several by a copy: other products, other sums.
-        if mixer.groups == 1:
-            b_KGNL = self._convolved(b_at, 1, mixer.states).transpose(2, 3)
-        else:
-            b_KGNL = self._convolved(b_at, self._groups, mixer.states, turned=True)
+        b_KGNL = self._convolved(b_at, self._groups, mixer.states, turned=True)
         c_KGLN = self._convolved(b_at + mixer.groups * mixer.states, self._groups, mixer.states)
         score_KGLL = _product(c_KGLN, b_KGNL)
         y_KHLP = _product(self._weighed(score_KGLL), x_KHLP)
