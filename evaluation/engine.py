@@ -101,6 +101,12 @@ class Engine:
         return self.questions.subjects_Q
 
     @property
+    def tokens(self) -> NDArray[np.float64]:
+        """Of each question, those of all its rows: what asking it costs, beside other questions."""
+        rows = self.questions.first_row_Q1
+        return np.add.reduceat(self.questions.lengths_R, rows[:-1]).astype(np.float64)
+
+    @property
     def subject_names(self) -> tuple[str, ...]:
         """lm-eval's name of each subject."""
         return self.questions.subject_names

@@ -7,18 +7,21 @@ import hashlib
 import logging
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.errors import EvaluationError
+from evaluation.errors import EvaluationError, in_words
 from evaluation.journal import Journal
 from genetic_algorithm.evaluator import Answers, Evaluator
 from genetic_algorithm.layer_set import LayerSet
 
+Group = tuple[NDArray[np.int64], list[LayerSet]]
+"""Questions that are missing, and the sets that all lack them."""
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _log = logging.getLogger(__name__)
 
@@ -104,7 +107,7 @@ class Remembering:
                 "questions, counted from 0"
             )
         self._journal.refresh()
-        groups: dict[bytes, tuple[NDArray[np.int64], list[LayerSet]]] = {}
+        groups: dict[bytes, Group] = {}
         for layers in dict.fromkeys(batch):
             known, answers, seconds = self._journal.covering(layers, asked)
             self.seconds += seconds
@@ -118,13 +121,18 @@ class Remembering:
                 _log.warning("%s could not be evaluated in an earlier sitting (%s): it is left out", layers, reason)
             else:
                 groups.setdefault(missing.tobytes(), (missing, []))[1].append(layers)
-        for missing, sets in groups.values():
-            for layers in self._evaluate(sets, missing):
-                yield layers, self._journal.covering(layers, asked)[1]
+        # An evaluator of many workers takes all at once, and gives what it has as it comes.
+        all_at_once = getattr(self._inner, "pieces", None)
+        if all_at_once is not None and groups:
+            done = self._spread(all_at_once, list(groups.values()))
+        else:
+            done = chain.from_iterable(self._evaluate(sets, missing) for missing, sets in groups.values())
+        for layers in done:
+            yield layers, self._journal.covering(layers, asked)[1]
 
     def _evaluate(self, sets: list[LayerSet], missing: NDArray[np.int64]) -> Iterator[LayerSet]:
         """Ask for every slice of `missing`; yield each set once its last slice is on disk."""
-        pieces = np.array_split(missing, -(-len(missing) // self._slice_questions))
+        pieces = self._sliced(missing)
         racing = sets
         for piece in pieces[:-1]:
             if not racing:
@@ -133,6 +141,41 @@ class Remembering:
             racing = [layers for layers in racing if layers in done]
         if racing:
             yield from self._slice(racing, pieces[-1])
+        self._write_failures(sets)
+
+    def _spread(
+        self,
+        pieces: Callable[
+            [Sequence[tuple[list[LayerSet], NDArray[np.int64]]]], Iterator[tuple[LayerSet, NDArray[np.int64], Answers]]
+        ],
+        groups: list[Group],
+    ) -> Iterator[LayerSet]:
+        """Ask for every slice of every group together; yield each set once all of its slices are on disk."""
+        jobs = [(sets, piece) for missing, sets in groups for piece in self._sliced(missing)]
+        missing_of = {layers: missing for missing, sets in groups for layers in sets}
+        left = {layers: len(self._sliced(missing)) for layers, missing in missing_of.items()}
+        since = time.monotonic()
+        for layers, questions, given in pieces(jobs):
+            problem = _problem(given, len(questions))
+            if problem:
+                self._fail(layers, Failure(questions, problem))
+                continue
+            since = self._take(layers, questions, given, since)
+            left[layers] -= 1
+            if not left[layers]:
+                yield layers
+        reasons = getattr(self._inner, "failures", {})
+        for layers, count in left.items():
+            if count and layers not in self._failed:
+                reason = reasons.get(layers, "the evaluator gave no answer for it")
+                self._fail(layers, Failure(missing_of[layers], reason))
+        self._write_failures(list(left))
+
+    def _sliced(self, questions: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """So that a kill loses little; the same slices however many workers there are."""
+        return np.array_split(questions, -(-len(questions) // self._slice_questions))
+
+    def _write_failures(self, sets: list[LayerSet]) -> None:
         failed = {layers: self._failed[layers] for layers in sets if layers in self._failed}
         if failed and not self._still_works():
             cause = next(iter(failed.values()))
@@ -151,7 +194,7 @@ class Remembering:
         try:
             return bool(list(self._inner.answers([example.layers], example.questions)))
         except Exception as error:  # any failure of a known good set means the same
-            _log.warning("%s could be evaluated before and now cannot (%s)", example.layers, _in_words(error))
+            _log.warning("%s could be evaluated before and now cannot (%s)", example.layers, in_words(error))
             return False
 
     def _slice(self, sets: list[LayerSet], questions: NDArray[np.int64]) -> Iterator[LayerSet]:
@@ -166,7 +209,7 @@ class Remembering:
                 else:
                     yield layers
         except _InnerError as error:
-            reason, cause = _in_words(error.cause), error.cause
+            reason, cause = in_words(error.cause), error.cause
         if cause is not None and len(sets) > 1:
             if left:
                 _log.warning("a batch of %d failed (%s): its sets go alone", len(sets), reason)
@@ -206,12 +249,18 @@ class Remembering:
             waiting.discard(layers)
             problem = _problem(given, len(questions))
             if not problem:
-                seconds = round(time.monotonic() - since, 6)  # as the journal keeps it
-                self._journal.append(layers, questions, given, seconds)
-                self.seconds += seconds
-                self.asked += len(questions)
+                self._take(layers, questions, given, since)
             yield layers, problem
             since = time.monotonic()
+
+    def _take(self, layers: LayerSet, questions: NDArray[np.int64], given: Answers, since: float) -> float:
+        """Write answers down that took from `since` until now; returns now."""
+        now = time.monotonic()
+        seconds = round(now - since, 6)  # as the journal keeps it
+        self._journal.append(layers, questions, given, seconds)
+        self.seconds += seconds
+        self.asked += len(questions)
+        return now
 
     def _check_repeat(self, layers: LayerSet, sets: list[LayerSet]) -> None:
         """Refuse a set that was not asked; of one that was answered before, the first answer counts."""
@@ -252,10 +301,6 @@ def _problem(answers: Answers, n: int) -> str:
         if name != "correct" and np.isnan(given.astype(np.float64)).any():
             return f"the evaluator gave NaN as {name}; it must give numbers, or None where it knows none"
     return ""
-
-
-def _in_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def _let_go(error: BaseException) -> None:

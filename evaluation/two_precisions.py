@@ -41,6 +41,11 @@ class TwoPrecisions:
         return np.tile(self._exact.subjects, 2)
 
     @property
+    def tokens(self) -> NDArray[np.float64]:
+        """Of each question."""
+        return np.tile(self._exact.tokens, 2)
+
+    @property
     def weights(self) -> NDArray[np.float64] | None:
         """Of each question in a score, where some count more than others."""
         return None if self._exact.weights is None else np.tile(self._exact.weights, 2)

@@ -57,6 +57,8 @@ examples:
   python -m genetic_algorithm.run_search --window 8:23 --must-include 13,17 --forbid 9 --layer-cost 0.005
   python -m genetic_algorithm.run_search --strategy ga-original --holdout 0       as the original did
   python -m genetic_algorithm.run_search --output-dir results/mine       once more to resume
+  python -m genetic_algorithm.run_search --pair llamba-8b --gpus 0,1,2,3       a worker on each GPU
+  python -m genetic_algorithm.run_search --output-dir results/mine --join --gpus all       on another host: helps
   python -m genetic_algorithm.run_search --evaluator my_package.my_module:make_evaluator
 
 The last line on stdout is one JSON object: layers, accuracy, the result file. Everything else goes to
@@ -176,6 +178,14 @@ def make_parser(
         metavar="FILE",
         help="sets to begin with: JSON [[11, 13], ...] or a search_result file [from the best single layers]",
     )
+    workers = parser.add_argument_group("several workers (they need Ray: pip install 'ga-layer-search[cluster]')")
+    workers.add_argument("--gpus", metavar="I,J|all", help="a worker on each of these GPUs of this host")
+    workers.add_argument("--cpu-workers", type=int, metavar="N", help="N workers on this host's cores, one core each")
+    workers.add_argument("--ray-address", metavar="ADDR", help="workers of a Ray cluster that runs: HOST:PORT or auto")
+    text = "address of this host at which other hosts may join [loopback only]"
+    workers.add_argument("--listen", metavar="ADDR", help=text)
+    text = "give this host's GPUs, or its --cpu-workers, to the run in --output-dir until it ends"
+    workers.add_argument("--join", action="store_true", help=text)
     run = parser.add_argument_group("run")
     run.add_argument("--output-dir", type=Path, metavar="DIR", help="new, or one to resume [results/real_<timestamp>]")
     text = "ask sets again that could not be evaluated in an earlier sitting"

@@ -46,6 +46,11 @@ class RunPaths:
         return self.folder / "journal.jsonl"
 
     @property
+    def workers(self) -> Path:
+        """The state of the workers, where a search has several."""
+        return self.folder / "workers.json"
+
+    @property
     def log(self) -> Path:
         """For `tail -f`."""
         return self.folder / f"search_log_{self.timestamp}.txt"

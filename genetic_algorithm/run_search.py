@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -48,13 +48,15 @@ class _Terminated(KeyboardInterrupt):
 class Job:
     """What the command line asks for, checked as far as that goes without a model.
 
-    `evaluation` is an `EvalConfig` (of the package `evaluation`), or None where `factory` is given.
+    `evaluation` is an `EvalConfig` (of the package `evaluation`), or None where `factory` is given; `cluster` a
+    `ClusterOptions`, or None where one process does it all.
     """
 
     config: SearchConfig
     pair: str | None
     factory: str | None
     evaluation: Any
+    cluster: Any
     single_scores: dict[int, float] | None
     elite: list[LayerSet]
     args: argparse.Namespace
@@ -89,12 +91,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 finished = run_folder.peek(job.args.output_dir, job.run)
                 if finished is not None and not job.args.dry_run:
                     return _tell_finished(*finished)
-            evaluator = wiring.make_evaluator(job.evaluation, job.factory, download=not job.args.dry_run)
-            search = _make_search(job, evaluator)
-            if job.args.dry_run:
-                return dry_run.tell(evaluator, search)
-            about = {"command": ["run_search", *given], "versions": run_folder.versions()}
-            with run_folder.opened(job.args.output_dir, job.run, about) as opened:
+            with ExitStack() as stack:
+                download = not job.args.dry_run
+                evaluator = stack.enter_context(
+                    wiring.opened_evaluator(job.evaluation, job.factory, job.cluster, download=download)
+                )
+                search = _make_search(job, evaluator)
+                if job.args.dry_run:
+                    return dry_run.tell(evaluator, search)
+                about = {"command": ["run_search", *given], "versions": run_folder.versions()}
+                opened = stack.enter_context(run_folder.opened(job.args.output_dir, job.run, about))
                 folder = opened.paths.folder
                 if opened.finished is not None:  # by another process, since we looked
                     return _tell_finished(opened.paths, opened.finished)
@@ -123,6 +129,7 @@ def _job(given: Sequence[str]) -> Job:
         pair=None if pair is None else pair.name,
         factory=args.evaluator,
         evaluation=None if pair is None else wiring.eval_config(args, pair.name),
+        cluster=wiring.cluster_options(args),
         single_scores=None if scores is None else prior_knowledge.read_single_scores(scores),
         elite=[] if elite is None else prior_knowledge.read_elite(elite),
         args=args,
@@ -162,6 +169,8 @@ def _search(job: Job, evaluator: Evaluator, search: Search, opened: run_folder.O
         if opened.is_resumed and not paths.journal.exists():
             _log.warning("%s is missing: all questions are asked again; put it back to keep them", paths.journal)
         header = {**({} if job.factory is None else {"factory": job.factory}), **journal_header(evaluator)}
+        if hasattr(evaluator, "report_to"):  # of several workers
+            evaluator.report_to(paths.workers)
         journal = Journal(paths.journal, header, evaluator.num_questions)
         remembering = Remembering(evaluator, journal, retry_failed=job.args.retry_failed)
         seconds = _ask_and_tell(search, remembering)

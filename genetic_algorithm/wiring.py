@@ -9,6 +9,8 @@ import argparse
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from genetic_algorithm.errors import SearchError
@@ -23,7 +25,10 @@ def eval_config(args: argparse.Namespace, pair: str) -> Any:
     from evaluation.devices import device_name
     from evaluation.mixture import parse_tasks
 
-    device = device_name(args.gpu or "auto")
+    if args.gpus or (args.ray_address and not args.cpu_workers):
+        device = "cuda:0"  # of each worker the only one
+    else:
+        device = device_name("cpu" if args.cpu_workers else args.gpu or "auto")
     tasks, weights = parse_tasks(args.tasks or ())
     if args.tasks and not tasks:
         raise SearchError("--tasks names no task; name one, or leave the option out for the pair's own")
@@ -44,6 +49,46 @@ def eval_config(args: argparse.Namespace, pair: str) -> Any:
         dtype=args.dtype or ("float32" if device == "cpu" else "bfloat16"),
         **{name: value for name, value in flags.items() if value is not None},
     )
+
+
+def cluster_options(args: argparse.Namespace) -> Any:
+    """The `ClusterOptions` of these flags; None where one process does it all.
+
+    Raises:
+        SearchError: for flags that contradict one another.
+    """
+    from evaluation.cluster.options import parse_options
+
+    return parse_options(
+        gpus=args.gpus,
+        cpu_workers=args.cpu_workers,
+        address=args.ray_address,
+        listen=args.listen,
+        gpu=args.gpu,
+        needs_models=args.evaluator is None,
+    )
+
+
+@contextmanager
+def opened_evaluator(
+    evaluation: Any, factory: str | None, cluster: Any, *, download: bool = True
+) -> Iterator[Evaluator]:
+    """As `make_evaluator`; of several workers where `cluster`, a `ClusterOptions`, says which."""
+    if cluster is None:
+        yield make_evaluator(evaluation, factory, download=download)
+        return
+    from functools import partial
+
+    from evaluation.cluster.driver import ClusterEvaluator
+    from evaluation.cluster.ray_pool import RayPool
+    from model_preparation.sources import locate
+    from models.pairs import get_pair
+
+    if evaluation is not None:  # once, before all workers want them
+        for role in ("base", "donor"):
+            locate(get_pair(evaluation.pair), role, download=download)
+    with ClusterEvaluator(RayPool(cluster, partial(make_evaluator, evaluation, factory, download=download))) as found:
+        yield found
 
 
 def make_evaluator(evaluation: Any, factory: str | None, *, download: bool = True) -> Evaluator:

@@ -1,0 +1,247 @@
+"""Workers through Ray: a cluster of our own on this host, which others may join, or one that runs already.
+
+A cluster of our own listens on the loopback interface alone unless it is told an address, and answers nobody without
+its token. Its daemons end with this process, however it ends (reaper.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import secrets
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.cluster import reaper
+from evaluation.cluster.options import ClusterOptions
+from evaluation.cluster.pool import Event, Lost, Replied, Started
+from evaluation.cluster.worker import Worker, limit_threads
+from evaluation.errors import EvaluationError, in_words
+from genetic_algorithm import Evaluator, LayerSet
+
+SLOT = "ga_worker"
+"""Ray's name of the room for one worker on a host of ours."""
+OBJECT_STORE_BYTES = 80 * 1024 * 1024
+"""Ray's least; answers are small."""
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A node that is gone is noticed in about 3 s, not in 30.
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+}
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Ray's switch between addresses that other hosts reach and the loopback interface."""
+
+_log = logging.getLogger(__name__)
+
+
+def require_ray() -> None:
+    """Refuse where Ray is not installed.
+
+    Raises:
+        EvaluationError: with the command that installs it.
+    """
+    try:
+        metadata.version("ray")
+    except metadata.PackageNotFoundError:
+        raise EvaluationError(
+            "several workers need Ray, which is not installed; install it with: pip install 'ga-layer-search[cluster]'"
+        ) from None
+
+
+class RayPool:
+    """See `Pool`.
+
+    Args:
+        options: Which workers.
+        make: Makes the evaluator in a worker's process; picklable.
+    """
+
+    def __init__(self, options: ClusterOptions, make: Callable[[], Evaluator]) -> None:
+        """Start Ray, or join it."""
+        require_ray()
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._options, self._make = options, make
+        self._workers: dict[int, Any] = {}
+        self._watch: Any = None
+        self._before: dict[str, str | None] = {}
+        try:
+            with _own_signals():
+                self._ray = self._connect()
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self) -> Any:
+        options = self._options
+        self._set(_ENVIRONMENT)
+        if options.address is not None:
+            import ray
+
+            try:
+                ray.init(address=options.address, log_to_driver=False, configure_logging=False)
+            except Exception as error:
+                raise EvaluationError(f"--ray-address {options.address}: {in_words(error)}") from error
+            return ray
+        mark, self.token = secrets.token_hex(8), secrets.token_hex(32)
+        folder = Path(tempfile.mkdtemp(prefix="ga_ray_"))  # short: paths of sockets have at most 107 bytes
+        self._set({reaper.MARK: mark, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token})
+        self._watch = reaper.start(mark, folder)
+        self._set({} if options.listen else _LOOPBACK)
+        self._set({"CUDA_VISIBLE_DEVICES": visible_devices(options.gpus)} if options.gpus else {})
+        import ray
+
+        ray.init(
+            address="local",
+            num_cpus=options.here,
+            num_gpus=len(options.gpus),
+            resources={SLOT: options.here},
+            object_store_memory=OBJECT_STORE_BYTES,
+            _node_ip_address=options.listen or "127.0.0.1",
+            _temp_dir=str(folder),
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+        return ray
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT at which hosts join."""
+        return str(self._ray.get_runtime_context().gcs_address)
+
+    def slots(self) -> int:
+        """One for each GPU of the cluster, or each room for a worker."""
+        try:
+            has = self._ray.cluster_resources()
+        except Exception as error:  # Ray itself is gone
+            raise EvaluationError(
+                f"the Ray cluster does not answer ({in_words(error)}); start again to resume"
+            ) from error
+        if self._options.address is None:
+            return int(has.get(SLOT, 0))
+        return min(int(has.get("CPU", 0)), self._options.cpu_workers) or int(has.get("GPU", 0))
+
+    def spawn(self, worker: int) -> None:
+        """An actor; Ray waits where the room of one that died is not free yet."""
+        on_gpu = bool(self._options.gpus) or (self._options.address is not None and not self._options.cpu_workers)
+        device = "cuda:0" if on_gpu else "cpu"
+        needs = {} if self._options.address is not None else {SLOT: 1}
+        kind = self._ray.remote(
+            num_cpus=0 if needs else 1, num_gpus=1 if on_gpu else 0, resources=needs, max_restarts=0, max_task_retries=0
+        )(RayWorker)
+        actor = kind.remote(self._make, device, None if on_gpu else self._options.threads)
+        self._workers[worker] = actor
+        self._when_done(actor.facts.remote(), partial(Started, worker), worker, starting=True)
+
+    def submit(self, worker: int, ticket: int, sets: Sequence[LayerSet], questions: NDArray[np.int64]) -> None:
+        """A call of the actor."""
+        call = self._workers[worker].answers.remote(list(sets), questions)
+        self._when_done(call, partial(Replied, worker, ticket), worker)
+
+    def describe(self, worker: int) -> tuple[dict[str, Any], float | None]:
+        """A call of the actor, waited for."""
+        found: tuple[dict[str, Any], float | None] = self._ray.get(self._workers[worker].describe.remote())
+        return found
+
+    def dismiss(self, worker: int) -> None:
+        """Kill the actor."""
+        if (actor := self._workers.pop(worker, None)) is not None:
+            with contextlib.suppress(Exception):  # it may be dead
+                self._ray.kill(actor)
+
+    def close(self) -> None:
+        """Leave the cluster; one of our own ends."""
+        for worker in list(self._workers):
+            self.dismiss(worker)
+        if (ray := getattr(self, "_ray", None)) is not None:
+            with contextlib.suppress(Exception):
+                ray.shutdown()
+        if self._watch is not None:
+            self._watch.stdin.close()
+            self._watch.wait()
+            self._watch = None
+        for name, value in self._before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+    def _set(self, environment: Mapping[str, str]) -> None:
+        """Of this process and all that it starts, until the pool is closed."""
+        for name, value in environment.items():
+            self._before.setdefault(name, os.environ.get(name))
+            os.environ[name] = value
+
+    def _when_done(self, call: Any, event: Callable[[Any], Event], worker: int, *, starting: bool = False) -> None:
+        """Put an event into the queue once a call is over, from a thread of Ray's."""
+
+        def done(future: Future[Any]) -> None:
+            error = future.exception()
+            if error is None:
+                self.events.put(event(future.result()))
+                return
+            own = getattr(error, "cause", None)
+            is_own = isinstance(own, Exception) and not type(own).__module__.startswith("ray.")
+            if is_own and not starting:
+                self.dismiss(worker)  # a worker that cannot even reply
+            self.events.put(Lost(worker, in_words(own if is_own and own else error), own if is_own else None))
+
+        call.future().add_done_callback(done)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray takes the signals that end a process for itself; the search has ends of its own for them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # nobody may change them here
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class RayWorker(Worker):
+    """A worker as Ray's actor."""
+
+    def __init__(self, make: Callable[[], Evaluator], device: str, threads: int | None) -> None:
+        """Take what makes the evaluator."""
+        if threads is not None:
+            limit_threads(threads)
+        super().__init__(make, device)
+
+
+def visible_devices(gpus: Sequence[int]) -> str:
+    """CUDA_VISIBLE_DEVICES for these of the GPUs that are visible now."""
+    now = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return ",".join(now[gpu] if now else str(gpu) for gpu in gpus)
+
+
+def write_address(path: Path, pool: RayPool) -> None:
+    """For `--join`: where the cluster is, and its token; for this user's eyes only."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    document = {"address": pool.address, "token": pool.token, "ray": metadata.version("ray")}
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(document, file)
+    os.replace(temporary, path)

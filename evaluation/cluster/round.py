@@ -1,0 +1,141 @@
+"""The parts of one request on their way through the workers: which is next, and what becomes of those that fail."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.cluster.parts import Part
+from evaluation.cluster.worker import Given
+from genetic_algorithm import Answers, LayerSet
+
+LOSSES_TOGETHER, LOSSES_ALONE = 2, 5
+"""How often workers may die over a part before its sets go alone, and over one set before it has failed."""
+TRIES = 2
+"""Workers on which a set must raise before it has failed, where there are as many."""
+STRAGGLER, STRAGGLER_S = 3.0, 30.0
+"""A part that takes so many times as long as its price says, and so many seconds, goes to a free worker as well."""
+
+Piece = tuple[LayerSet, NDArray[np.int64], Answers]
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """A part, who has it since when, and how it fared."""
+
+    part: Part
+    since: dict[int, float] = field(default_factory=dict)
+    losses: int = 0
+    raised_on: set[int] = field(default_factory=set)
+    is_done: bool = False
+
+
+class Round:
+    """One request. Workers are numbers; the clock gives seconds.
+
+    Args:
+        parts: What is asked, the longest first.
+        clock: Monotonic.
+    """
+
+    def __init__(self, parts: Sequence[Part], clock: Callable[[], float] = time.monotonic) -> None:
+        self._waiting = [Task(part) for part in reversed(parts)]  # the next is the last
+        self._running: dict[int, Task] = {}
+        self._clock = clock
+        self._price_done, self._seconds_done = 0.0, 0.0
+        self.failures: dict[LayerSet, str] = {}
+        """Why sets are not answered."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing waits, and what runs is done already."""
+        return not self._waiting and all(task.is_done for task in self._running.values())
+
+    def take(self, worker: int, is_only_one: bool) -> Task | None:
+        """What a free worker does next: the longest part left that it has not failed on, else one that is overdue."""
+        for place in range(len(self._waiting) - 1, -1, -1):
+            task = self._waiting[place]
+            if worker not in task.raised_on or is_only_one:
+                del self._waiting[place]
+                return self._give(task, worker)
+        overdue = next((task for task in self._running.values() if self._is_overdue(task)), None)
+        return None if overdue is None else self._give(overdue, worker)
+
+    def replied(self, worker: int, given: Given, workers: int) -> Iterator[Piece]:
+        """Take a worker's reply; yields what is new in it."""
+        task = self._running.pop(worker)
+        since = task.since.pop(worker)
+        if task.is_done:
+            return  # another was faster
+        if not given.error:
+            self._price_done += task.part.price
+            self._seconds_done += self._clock() - since
+        asked = set(task.part.sets)
+        answered = {layers: answers for layers, answers in given.answers if layers in asked}
+        for layers, answers in answered.items():
+            if layers not in self.failures:
+                yield layers, task.part.questions, answers
+        left = [layers for layers in task.part.sets if layers not in answered]
+        if left:
+            self._raised(task, left, worker, given.error or "the evaluator gave no answer for it", workers)
+        task.is_done = True
+
+    def lost(self, worker: int, reason: str) -> None:
+        """A worker is gone: what it had goes to others."""
+        task = self._running.pop(worker, None)
+        if task is None:
+            return
+        del task.since[worker]
+        if task.is_done or task.since:
+            return
+        task.losses += 1
+        if len(task.part.sets) > 1 and task.losses >= LOSSES_TOGETHER:
+            self._alone(task, task.part.sets)
+            task.is_done = True
+        elif len(task.part.sets) == 1 and task.losses >= LOSSES_ALONE:
+            self._fail(task.part.sets[0], f"{task.losses} workers died over it; the last: {reason}")
+            task.is_done = True
+        else:
+            self._waiting.append(task)
+
+    def _give(self, task: Task, worker: int) -> Task:
+        task.since[worker] = self._clock()
+        self._running[worker] = task
+        return task
+
+    def _is_overdue(self, task: Task) -> bool:
+        if not self._price_done or len(task.since) != 1:
+            return False
+        expected = task.part.price * self._seconds_done / self._price_done
+        return self._clock() - min(task.since.values()) > max(STRAGGLER * expected, STRAGGLER_S)
+
+    def _raised(self, task: Task, left: Sequence[LayerSet], worker: int, reason: str, workers: int) -> None:
+        """Sets whose evaluation raised: each alone, then on another worker, then they have failed."""
+        task.raised_on.add(worker)
+        if len(task.part.sets) > 1:
+            self._alone(task, left)
+        elif len(task.raised_on) < min(TRIES, workers):
+            self._waiting.append(Task(task.part, losses=task.losses, raised_on=task.raised_on))
+        else:
+            self._fail(left[0], reason)
+
+    def _alone(self, task: Task, sets: Sequence[LayerSet]) -> None:
+        price = task.part.price / len(task.part.sets)
+        self._waiting += [Task(Part((layers,), task.part.questions, price)) for layers in sets]
+
+    def _fail(self, layers: LayerSet, reason: str) -> None:
+        """The set is left out of what waits, too."""
+        self.failures[layers] = reason
+        kept = []
+        for task in self._waiting:
+            others = tuple(other for other in task.part.sets if other != layers)
+            if len(others) < len(task.part.sets):
+                share = len(others) / len(task.part.sets)
+                task.part = Part(others, task.part.questions, task.part.price * share)
+            if others:
+                kept.append(task)
+        self._waiting = kept
