@@ -54,8 +54,13 @@ def prepare_layers(pair: HybridPair, mode: str) -> PackedLayers:
     return layers.quantised() if mode == "fp8" else layers
 
 
-def stream_layers(pair: HybridPair, longest_text: int, batch_tokens: int | None) -> tuple[PackedLayers, MemoryPlan]:
-    """A pair's layers, the donor's in host memory, as `--memory streamed` has them; the pair loses its donor."""
+def stream_layers(
+    pair: HybridPair, longest_text: int, batch_tokens: int | None, free_bytes: int | None
+) -> tuple[PackedLayers, MemoryPlan]:
+    """A pair's layers, the donor's in host memory, as `--memory streamed` has them; the pair loses its donor.
+
+    `free_bytes` for what the device is to have free, the pair's own weights gone; None for what it has.
+    """
     kernels = choose_kernels(pair.device, pair.dtype, pair.model.config, pair.donor_config)
     sizes = sizes_of(
         pair.model.config,
@@ -64,9 +69,11 @@ def stream_layers(pair: HybridPair, longest_text: int, batch_tokens: int | None)
         fused=not isinstance(kernels, PlainKernels),
     )
     machine = read_machine(pair.device)
+    machine = replace(machine, free_bytes=free_bytes or machine.free_bytes)
     plan = choose_plan(sizes, machine, batch_tokens=batch_tokens, choice="streamed", longest_text=longest_text)
     keep = partial(StreamedDonors, device=pair.device, slots=plan.slots)
     layers = PackedLayers.of_pair(pair, kernels, keep, takes_donor=True)
+    layers.embed_on_host()
     layers.branch_bytes = plan.kept_bytes
     return layers, plan
 
@@ -180,11 +187,11 @@ class Bench:
             self._engines[mode, shots] = new_engine(self.pair, asked, self._layers[mode], self.args.batch_tokens)
         return self._engines[mode, shots]
 
-    def stream(self) -> MemoryPlan:
-        """Make the engine of mode `streamed`; all others go, and so does the pair's donor."""
+    def stream(self, free_bytes: int | None) -> MemoryPlan:
+        """Make the engine of mode `streamed`; all others go, and so does the pair's donor. See `stream_layers`."""
         self.release()
         questions = self.questions(0)
-        layers, plan = stream_layers(self.pair, int(questions.lengths_R.max()), self.args.batch_tokens)
+        layers, plan = stream_layers(self.pair, int(questions.lengths_R.max()), self.args.batch_tokens, free_bytes)
         self._layers["streamed"] = layers
         self._engines["streamed", 0] = new_engine(self.pair, questions, layers, plan.batch_tokens)
         self.release_cached()

@@ -198,29 +198,35 @@ def streaming(bench: Bench) -> None:
     if not resident:
         resident = [bench.measure("population", mode, sets, bench.args.limit, of="population of 20")]
     expected = bench.answers["population", mode]
-    say(str(bench.stream()))
-    limit = _limit(bench)
+    limit = _allowed(bench)
+    say(str(bench.stream(None if limit is None else int(limit))))
+    _limit(bench, limit)
     row = bench.measure("population", "streamed", sets, bench.args.limit, of="population of 20")
     row["ratio"] = row["seconds_each"] / resident[-1]["seconds_each"]
     differ = same_bits(expected, bench.answers["population", "streamed"])
     reserved = torch.cuda.max_memory_reserved(bench.device) / 1e9 if bench.device.type == "cuda" else None
-    row |= {"reserved_gb": reserved, "limit_gb": limit, **differ}
+    row |= {"reserved_gb": reserved, "limit_gb": limit and limit / 1e9, **differ}
     say(f"streamed takes {row['ratio']:.3f} times as long as resident; {differ}; GB reserved at the peak: {reserved}")
-    say(f"PyTorch was allowed {limit} GB: {STREAMED_GB} less what the CUDA context takes")
+    say(f"PyTorch was allowed {(limit or 0) / 1e9:.2f} GB: {STREAMED_GB} less what the CUDA context takes")
 
 
-def _limit(bench: Bench) -> float | None:
-    """Allow the device `STREAMED_GB` from here on, as a smaller card would; return what PyTorch may have of it."""
+def _allowed(bench: Bench) -> float | None:
+    """What PyTorch may have of `STREAMED_GB`, in bytes, the CUDA context taken off; None on a CPU."""
     if bench.device.type != "cuda":
         return None
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(bench.device)
+    bench.release()
     free, total = torch.cuda.mem_get_info(bench.device)
     context = total - free - torch.cuda.memory_reserved(bench.device)
-    allowed = STREAMED_GB * 1e9 - min(context, 2e9)  # more than that is another process's
-    torch.cuda.set_per_process_memory_fraction(allowed / total, bench.device)
-    return round(allowed / 1e9, 2)
+    return STREAMED_GB * 1e9 - min(context, 2e9)  # more than that is another process's
+
+
+def _limit(bench: Bench, allowed: float | None) -> None:
+    """Allow the device no more from here on, as a smaller card would."""
+    if allowed is not None:
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(bench.device)
+        torch.cuda.set_per_process_memory_fraction(allowed / torch.cuda.mem_get_info(bench.device)[1], bench.device)
 
 
 PARTS: Mapping[str, Callable[[Bench], None]] = {

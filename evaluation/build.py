@@ -76,6 +76,7 @@ def build_evaluator(config: EvalConfig, *, max_limit: int | None, locate: Locate
     if is_streamed:
         streamed = partial(StreamedDonors, device=device, slots=plan.slots)
         layers = PackedLayers.of_pair(models, kernels, streamed, takes_donor=True)
+        layers.embed_on_host()
     else:
         layers = PackedLayers.of_pair(models, kernels, ResidentDonors)
     if device.type == "cuda":

@@ -279,6 +279,8 @@ class Engine:
             # Only here, the exception and all that its frames held being gone, is there memory to give back.
             self.batch_tokens = max(LEAST_TOKENS, min(self.batch_tokens, largest) // 2)
             self._plans.clear()
+            if self.layers.branch_bytes is not None:
+                self.layers.branch_bytes //= 2  # more of the branches wait in host memory
             if self.pair.device.type == "cuda":
                 torch.cuda.empty_cache()
             _log.warning("out of memory on %s: going on with %d tokens at a time", self.pair.device, self.batch_tokens)

@@ -45,6 +45,8 @@ class Sizes:
     layers: int
     base_bytes: int
     """All weights of the base."""
+    embedding_bytes: int = 0
+    """Of these, what may lie in host memory: the embedding, unless it is the head as well."""
     donor_layer_bytes: int
     """The weights of one donor layer."""
     token_bytes: int
@@ -85,7 +87,7 @@ class MemoryPlan:
     kept_bytes: int
     """For activations kept on the device where candidates branch; what is more belongs in host memory."""
     pinned_bytes: int
-    """Host memory for what does not stay on the device."""
+    """Host memory for what does not stay on the device; pinned but for the embedding."""
     needed_bytes: int
     """On the device, all in all."""
     free_bytes: int | None
@@ -132,6 +134,7 @@ def sizes_of(base: LlambaConfig, donor: LlamaConfig, *, itemsize: int, fp8: bool
     return Sizes(
         layers=base.n_layer,
         base_bytes=base.n_layer * (matrices * each + small * itemsize) + (embeddings + D) * itemsize,
+        embedding_bytes=0 if base.tie_embeddings else base.padded_vocab_size * D * itemsize,
         donor_layer_bytes=donor_matrices * each + 2 * D * itemsize,
         token_bytes=token,
         hidden_bytes=D * itemsize,
@@ -210,6 +213,7 @@ def _plan(
     logits = min(MAX_LOGITS * sizes.read_bytes // sizes.vocabulary, run // TOKENS_PER_READ * sizes.read_bytes)
     needed = sizes.base_bytes + machine.cores * max(run * sizes.token_bytes, logits)  # not at the same time
     needed += sizes.donor_layer_bytes * (2 if mode == "streamed" else sizes.layers)
+    needed -= sizes.embedding_bytes if mode == "streamed" else 0
     needed += 0 if machine.device == "cpu" else RESERVE
     kept = wished = machine.cores * branches * run * sizes.hidden_bytes
     slots, pinned = 0, 0
@@ -221,7 +225,7 @@ def _plan(
         more = 0 if is_forced else (left - kept) // sizes.donor_layer_bytes
         slots = 2 + max(0, min(more, sizes.layers - 2))
         needed += (slots - 2) * sizes.donor_layer_bytes
-        pinned += sizes.layers * pinned_bytes(sizes.donor_layer_bytes)
+        pinned += sizes.layers * pinned_bytes(sizes.donor_layer_bytes) + sizes.embedding_bytes
     return MemoryPlan(
         mode=mode,
         batch_tokens=tokens,

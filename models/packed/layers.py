@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from models.errors import ModelError
@@ -112,7 +113,17 @@ class PackedLayers:
 
     def embed(self, tokens_N: Tensor) -> Stream:
         """Token ids to the residual stream."""
-        return Stream(self.model.backbone.embedding(tokens_N), None)
+        embedding = self.model.backbone.embedding
+        if embedding.weight.device == self.device:
+            return Stream(embedding(tokens_N), None)
+        h_ND = F.embedding(tokens_N.cpu(), embedding.weight)
+        return Stream(h_ND.pin_memory().to(self.device, non_blocking=True), None)
+
+    def embed_on_host(self) -> None:
+        """Keep the embedding off the device: few rows are used at a time. A tied one is the head, and stays."""
+        embedding, head = self.model.backbone.embedding, self.model.lm_head
+        if head.weight is not embedding.weight:
+            embedding.weight = torch.nn.Parameter(embedding.weight.detach().cpu(), requires_grad=False)
 
     def logits(self, h_PD: Tensor) -> Tensor:
         """Final norm and head, [P, D] to [P, V] in the model's dtype."""

@@ -145,9 +145,7 @@ class _Slice:
         """What comes from earlier chunks, [I, H, L, P]."""
         chunks, states, width = self._chunks, self._mixer.states, self._width
         adding_J, entered_I = chunks.adding_J, chunks.entered_I
-        total_JHL = self._total_KHL[adding_J]
-        to_end_JHL = (total_JHL[..., -1:] - total_JHL).exp()
-        x_JHLP = x_KHLP[adding_J].mul_(to_end_JHL.unsqueeze(-1))
+        x_JHLP = self._decayed(x_KHLP, adding_J, to_end=True)
         added_JHNP = _product(self._for_heads(b_KGNL[adding_J]), x_JHLP)
         kept_KH = self._total_KHL[..., -1].exp()
         entering_IHNP = x_KHLP.new_empty(len(entered_I), self._heads, states, width)
@@ -164,8 +162,27 @@ class _Slice:
             num_warps=WARPS,
             enable_fp_fusion=False,
         )
-        from_start_IHL1 = self._total_KHL[entered_I].exp().unsqueeze(-1)
-        return _product(self._for_heads(c_KGLN[entered_I]) * from_start_IHL1, entering_IHNP)
+        return _product(self._decayed(c_KGLN, entered_I, to_end=False), entering_IHNP)
+
+    def _decayed(self, a_KGLW: Tensor, chunk_I: Tensor, *, to_end: bool) -> Tensor:
+        """Of these chunks, for each head, times the decay from the chunk's start, or to its end; [I, H, L, W]."""
+        length, width = a_KGLW.shape[2:]
+        made = a_KGLW.new_empty(len(chunk_I), self._heads, length, width)
+        _decay_kernel[(len(chunk_I) * triton.cdiv(length, TOKENS), self._heads)](
+            a_KGLW,
+            self._total_KHL,
+            chunk_I,
+            made,
+            REPEAT=self._heads // a_KGLW.shape[1],
+            LENGTH=length,
+            WIDTH=width,
+            TO_END=to_end,
+            BLOCK_TOKENS=TOKENS,
+            BLOCK_WIDTH=triton.next_power_of_2(width),
+            num_warps=WARPS,
+            enable_fp_fusion=False,
+        )
+        return made
 
     def _finish(self, x_KHLP: Tensor, y_KHLP: Tensor, later_IHLP: Tensor | None, out_NI: Tensor) -> None:
         """What comes from before, skip and gate; to where the tokens lie."""
@@ -287,6 +304,37 @@ def _weigh_kernel(
     score = tl.load(score_ptr + head // REPEAT * (LENGTH * LENGTH) + at, mask=needed, other=0.0)
     decay = libdevice.exp(tl.where(past, total_slot[:, None] - total_source[None, :], float("-inf")))
     tl.store(out_ptr + head * (LENGTH * LENGTH) + at, tl.where(past, score * decay, 0.0), mask=inside)
+
+
+@triton.jit
+def _decay_kernel(
+    from_ptr,
+    total_ptr,
+    chunk_ptr,
+    out_ptr,
+    REPEAT: tl.constexpr,
+    LENGTH: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TO_END: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_WIDTH: tl.constexpr,
+):
+    tiles = (LENGTH + BLOCK_TOKENS - 1) // BLOCK_TOKENS
+    place, head, heads = tl.program_id(0) // tiles, tl.program_id(1), tl.num_programs(1)
+    slot = tl.program_id(0) % tiles * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
+    w = tl.arange(0, BLOCK_WIDTH)
+    chunk = tl.load(chunk_ptr + place).to(tl.int64)
+    total_at = total_ptr + (chunk * heads + head) * LENGTH
+    decay = tl.load(total_at + slot, mask=slot < LENGTH, other=0.0)
+    if TO_END:
+        decay = tl.load(total_at + LENGTH - 1) - decay
+    inside = (slot < LENGTH)[:, None] & (w < WIDTH)[None, :]
+    tile = slot[:, None] * WIDTH + w[None, :]
+    a = tl.load(
+        from_ptr + (chunk * (heads // REPEAT) + head // REPEAT) * (LENGTH * WIDTH) + tile, mask=inside, other=0.0
+    )
+    there = (place.to(tl.int64) * heads + head) * (LENGTH * WIDTH)
+    tl.store(out_ptr + there + tile, a * libdevice.exp(decay)[:, None], mask=inside)
 
 
 @triton.jit

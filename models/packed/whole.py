@@ -26,7 +26,7 @@ TOKEN_BYTES = 84 * 1024
 BUCKET_TOKENS = 16384
 """Most tokens of a bucket, padding included, unless one text has more; a power of two."""
 BUCKET_STEP = 64
-"""Texts of a bucket are padded to a multiple of it, the longer ones to a quarter of a power of two."""
+"""Texts of a bucket are padded to a multiple of it, those of more than 512 tokens to an eighth of a power of two."""
 _MULTIPLE = 16
 """Chunks are padded to it where all texts are shorter than a chunk."""
 
@@ -157,7 +157,7 @@ def _power_of_two(number: int) -> int:
 
 def _padded(tokens: int) -> int:
     """The length to which a text is padded in its bucket."""
-    step = max(BUCKET_STEP, _power_of_two(tokens) // 4)
+    step = max(BUCKET_STEP, _power_of_two(tokens) // 8)
     return -(-tokens // step) * step
 
 

@@ -91,7 +91,7 @@ def test_a_smaller_gpu_streams_the_donor(sizes: Sizes) -> None:
     assert plan.slots > 6
     assert 24.5 < plan.needed_bytes / GB <= 25
     assert str(plan) == (
-        "memory: streamed: 25.0 GB of 25.0 GB free, donor layers through 14 slots, 17.2 GB in host memory, "
+        "memory: streamed: 24.8 GB of 25.0 GB free, donor layers through 16 slots, 18.2 GB in host memory, "
         "4,096 tokens at a time"
     )
 
@@ -99,7 +99,7 @@ def test_a_smaller_gpu_streams_the_donor(sizes: Sizes) -> None:
 def test_streaming_that_is_asked_for_takes_little_however_much_is_free(sizes: Sizes) -> None:
     plan = choose_plan(sizes, gpu(140), choice="streamed")
     assert (plan.mode, plan.batch_tokens, plan.slots) == ("streamed", 4096, 2)
-    assert (plan.needed_bytes - memory.RESERVE) / GB < 20
+    assert plan.needed_bytes / GB < 19.5  # of a card of 20 GB, the context of CUDA takes half of one
     assert plan.kept_bytes == 5 * 4096 * 8192
 
 
@@ -132,10 +132,10 @@ def test_fewer_tokens_before_streaming_and_streaming_before_none(sizes: Sizes) -
     assert f"{fewer.batch_tokens:,} tokens at a time (16,384 do not fit)" in str(fewer)
     assert choose_plan(sizes, gpu(32.3)).mode == "streamed"
     assert choose_plan(sizes, gpu(32.3), choice="resident").batch_tokens < 2048
-    small = choose_plan(sizes, gpu(19.2))
+    small = choose_plan(sizes, gpu(18.2))
     assert small.mode == "streamed"
     assert small.slots == 2
-    assert small.batch_tokens < 8192
+    assert small.batch_tokens < 4096
 
 
 def test_tokens_that_are_asked_for_are_never_exceeded(sizes: Sizes) -> None:
@@ -164,10 +164,10 @@ def test_a_text_longer_than_a_batch_has_its_room(sizes: Sizes) -> None:
 @pytest.mark.parametrize(
     ("machine", "choice", "told"),
     [
-        (gpu(16), "auto", r"needs 19\.\d\d GB of the memory of cuda:0, and 16\.00 GB are free; give another --gpu"),
+        (gpu(16), "auto", r"needs 17\.\d\d GB of the memory of cuda:0, and 16\.00 GB are free; give another --gpu"),
         (gpu(25), "resident", r"\(memory resident\) .* 32\.\d\d GB .* 25\.00 GB are free; give --memory auto$"),
-        (gpu(25, host=10), "auto", r"needs 17\.\d\d GB of the memory of the host, and 10\.00 GB are free"),
-        (gpu(140, host=10), "streamed", r"needs 17\.\d\d GB of the memory of the host"),
+        (gpu(25, host=10), "auto", r"needs 18\.\d\d GB of the memory of the host, and 10\.00 GB are free"),
+        (gpu(140, host=10), "streamed", r"needs 18\.\d\d GB of the memory of the host"),
         (
             Machine(device="cpu", free_bytes=GB, host_free_bytes=GB),
             "auto",
