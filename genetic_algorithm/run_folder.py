@@ -51,6 +51,16 @@ class RunPaths:
         return self.folder / "workers.json"
 
     @property
+    def cluster(self) -> Path:
+        """Where other hosts can join, while a search that has several workers runs."""
+        return self.folder / "cluster.json"
+
+    @property
+    def holder(self) -> Path:
+        """Who runs the search, while it runs."""
+        return self.folder / "holder.json"
+
+    @property
     def log(self) -> Path:
         """For `tail -f`."""
         return self.folder / f"search_log_{self.timestamp}.txt"
@@ -125,7 +135,7 @@ def opened(folder: Path | None, run: Mapping[str, Any], about: Mapping[str, Any]
         paths = RunPaths(folder, timestamp_now())
         document = {"format": FORMAT, "timestamp": paths.timestamp, "run": run, **about}
         write_json(paths.config, document)
-    with _only_one(paths.config):
+    with _only_one(paths):
         yield OpenedRun(paths, is_resumed, _finished(paths))
 
 
@@ -234,16 +244,29 @@ def _finished(paths: RunPaths) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _only_one(config: Path) -> Iterator[None]:
+def _only_one(paths: RunPaths) -> Iterator[None]:
     """Hold the run for this process; the system lets go of it however the process ends."""
-    with config.open("rb") as file:
+    with paths.config.open("rb") as file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise SearchError(
-                    f"another search is running in {config.parent}; wait for it, or choose another --output-dir"
+                    f"another search is running in {paths.folder}{_holder(paths.holder)}; wait for it, help it with "
+                    "--join, or choose another --output-dir"
                 ) from None
             except OSError:
                 pass  # a file system without locks: the journal stays sound with several writers
-        yield
+        write_json(paths.holder, {"host": platform.node(), "pid": os.getpid(), "since": timestamp_now()})
+        try:
+            yield
+        finally:
+            paths.holder.unlink(missing_ok=True)
+
+
+def _holder(path: Path) -> str:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return f" (process {told['pid']} on {told['host']}, since {told['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -86,7 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder: Path | None = None
     with _sigterm_as_interrupt():
         try:
-            job = _job(given)
+            args = _parse(given)
+            if args.join:
+                return wiring.join(args)
+            job = _job(args)
             if job.args.output_dir is not None:
                 finished = run_folder.peek(job.args.output_dir, job.run)
                 if finished is not None and not job.args.dry_run:
@@ -116,12 +119,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 143 if isinstance(stop, _Terminated) else 130
 
 
-def _job(given: Sequence[str]) -> Job:
+def _parse(given: Sequence[str]) -> argparse.Namespace:
     from evaluation.entry import Parser
-    from model_preparation.sources import add_pair_options, pair_or_tiny
+    from model_preparation.sources import add_pair_options
 
     args = arguments.make_parser(partial(add_pair_options, otherwise="tiny"), Parser).parse_args(given)
     arguments.check_model_flags(args)
+    return args
+
+
+def _job(args: argparse.Namespace) -> Job:
+    from model_preparation.sources import pair_or_tiny
+
     pair = None if args.evaluator else pair_or_tiny(args)
     scores, elite = args.single_layer_scores, args.elite
     return Job(
@@ -170,7 +179,7 @@ def _search(job: Job, evaluator: Evaluator, search: Search, opened: run_folder.O
             _log.warning("%s is missing: all questions are asked again; put it back to keep them", paths.journal)
         header = {**({} if job.factory is None else {"factory": job.factory}), **journal_header(evaluator)}
         if hasattr(evaluator, "report_to"):  # of several workers
-            evaluator.report_to(paths.workers)
+            evaluator.report_to(paths.workers, paths.cluster)
         journal = Journal(paths.journal, header, evaluator.num_questions)
         remembering = Remembering(evaluator, journal, retry_failed=job.args.retry_failed)
         seconds = _ask_and_tell(search, remembering)

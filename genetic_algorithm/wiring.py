@@ -65,8 +65,21 @@ def cluster_options(args: argparse.Namespace) -> Any:
         address=args.ray_address,
         listen=args.listen,
         gpu=args.gpu,
-        needs_models=args.evaluator is None,
     )
+
+
+def join(args: argparse.Namespace) -> int:
+    """Help the run in --output-dir until it is over; returns the exit code.
+
+    Raises:
+        SearchError: without --output-dir, or with workers that are not of this host.
+    """
+    from evaluation.cluster.joining import join
+
+    options = cluster_options(args)
+    if args.output_dir is None or options is None or not options.here:
+        raise SearchError("--join needs --output-dir, the run to help, and what helps: --gpus all or --cpu-workers N")
+    return join(args.output_dir, options)
 
 
 @contextmanager

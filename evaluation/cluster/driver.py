@@ -144,10 +144,11 @@ class ClusterEvaluator:
         finally:
             self._round = None  # what still runs is nobody's any more
 
-    def report_to(self, path: Path) -> None:
-        """Keep the state of the workers in this file from now on, where it can be written."""
-        self._status = path
+    def report_to(self, status: Path, address: Path) -> None:
+        """Keep the state of the workers in a file from now on, and in another where hosts can join."""
+        self._status = status
         self._write_status()
+        self._pool.announce(address)
 
     def close(self) -> None:
         """End all workers."""

@@ -39,7 +39,6 @@ def parse_options(
     address: str | None,
     listen: str | None,
     gpu: str | None = None,
-    needs_models: bool = True,
 ) -> ClusterOptions | None:
     """The flags of the command line; None where none of them is given.
 
@@ -49,7 +48,6 @@ def parse_options(
         address: Of a Ray cluster.
         listen: Of this host.
         gpu: What says the same for a single process, so that both cannot be given.
-        needs_models: Whether workers hold models of ours, on GPUs unless they are said to be on the CPU.
 
     Raises:
         EvaluationError: for flags that contradict one another, or devices that are not there.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,6 +63,9 @@ class Pool(Protocol):
 
     def dismiss(self, worker: int) -> None:
         """End a worker; nothing follows."""
+
+    def announce(self, path: Path) -> None:
+        """Write down where other hosts can join, if they can; the file goes when the pool is closed."""
 
     def close(self) -> None:
         """End all workers, and whatever was started for them."""

@@ -13,6 +13,7 @@ import os
 import queue
 import secrets
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ SLOT = "ga_worker"
 """Ray's name of the room for one worker on a host of ours."""
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Ray's least; answers are small."""
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -47,7 +48,7 @@ _ENVIRONMENT = {
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "3",
 }
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray's switch between addresses that other hosts reach and the loopback interface."""
 
 _log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class RayPool:
         self._options, self._make = options, make
         self._workers: dict[int, Any] = {}
         self._watch: Any = None
+        self._announced: Path | None = None
         self._before: dict[str, str | None] = {}
         try:
             with _own_signals():
@@ -92,7 +94,7 @@ class RayPool:
 
     def _connect(self) -> Any:
         options = self._options
-        self._set(_ENVIRONMENT)
+        self._set(ENVIRONMENT)
         if options.address is not None:
             import ray
 
@@ -101,11 +103,11 @@ class RayPool:
             except Exception as error:
                 raise EvaluationError(f"--ray-address {options.address}: {in_words(error)}") from error
             return ray
-        mark, self.token = secrets.token_hex(8), secrets.token_hex(32)
-        folder = Path(tempfile.mkdtemp(prefix="ga_ray_"))  # short: paths of sockets have at most 107 bytes
-        self._set({reaper.MARK: mark, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token})
+        mark, self._token = secrets.token_hex(8), secrets.token_hex(32)
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="ga_ray_"))  # short: sockets' paths have 107 bytes at most
+        self._set({reaper.MARK: mark, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self._token})
         self._watch = reaper.start(mark, folder)
-        self._set({} if options.listen else _LOOPBACK)
+        self._set({} if options.listen else LOOPBACK)
         self._set({"CUDA_VISIBLE_DEVICES": visible_devices(options.gpus)} if options.gpus else {})
         import ray
 
@@ -123,10 +125,24 @@ class RayPool:
         )
         return ray
 
-    @property
-    def address(self) -> str:
-        """HOST:PORT at which hosts join."""
-        return str(self._ray.get_runtime_context().gcs_address)
+    def announce(self, path: Path) -> None:
+        """Write where hosts can join, for this user's eyes only, until the pool is closed."""
+        if self._options.address is not None:
+            return
+        document = {
+            "address": self._ray.get_runtime_context().gcs_address,
+            "token": self._token,
+            "ray": metadata.version("ray"),
+            "host": socket.gethostname(),
+            "loopback": self._options.listen is None,
+            "folder": str(self._folder),
+        }
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(document, file)
+        os.replace(temporary, path)
+        self._announced = path
 
     def slots(self) -> int:
         """One for each GPU of the cluster, or each room for a worker."""
@@ -170,6 +186,8 @@ class RayPool:
 
     def close(self) -> None:
         """Leave the cluster; one of our own ends."""
+        if self._announced is not None:
+            self._announced.unlink(missing_ok=True)
         for worker in list(self._workers):
             self.dismiss(worker)
         if (ray := getattr(self, "_ray", None)) is not None:
@@ -235,13 +253,3 @@ def visible_devices(gpus: Sequence[int]) -> str:
     """CUDA_VISIBLE_DEVICES for these of the GPUs that are visible now."""
     now = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return ",".join(now[gpu] if now else str(gpu) for gpu in gpus)
-
-
-def write_address(path: Path, pool: RayPool) -> None:
-    """For `--join`: where the cluster is, and its token; for this user's eyes only."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    document = {"address": pool.address, "token": pool.token, "ray": metadata.version("ray")}
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(document, file)
-    os.replace(temporary, path)

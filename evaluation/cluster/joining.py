@@ -1,0 +1,103 @@
+"""Gives this host's devices to a run whose driver is elsewhere: `run_search --output-dir RUN --join`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from evaluation.cluster import reaper
+from evaluation.cluster.options import ClusterOptions
+from evaluation.cluster.ray_pool import ENVIRONMENT, LOOPBACK, OBJECT_STORE_BYTES, SLOT, require_ray, visible_devices
+from evaluation.errors import EvaluationError
+
+POLL_S = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+def join(folder: Path, options: ClusterOptions) -> int:
+    """Wait for the run in `folder`, and help until it is over; returns the exit code.
+
+    A driver that is started again is joined again.
+
+    Raises:
+        EvaluationError: if Ray is missing here or is of another version, or the run listens to its own host alone.
+    """
+    require_ray()
+    folder = folder.expanduser().absolute()
+    print(f"run_search: waiting for the run in {folder}", file=sys.stderr, flush=True)
+    refused: Mapping[str, Any] | None = None
+    while not any(folder.glob("search_result_*.json")):
+        cluster = _read(folder / "cluster.json")
+        if cluster is None or cluster == refused:
+            time.sleep(POLL_S)
+            continue
+        _check(cluster)
+        print(f"run_search: joining {cluster['address']} with {options.here} workers", file=sys.stderr, flush=True)
+        _help(cluster, options)
+        refused = cluster  # that driver is gone, or cannot be reached
+    print(f"run_search: the run in {folder} is over", file=sys.stderr)
+    return 0
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not there yet, or being replaced
+        return None
+    return document if isinstance(document, dict) and {"address", "token", "ray", "host"} <= document.keys() else None
+
+
+def _check(cluster: Mapping[str, Any]) -> None:
+    here = metadata.version("ray")
+    if cluster["ray"] != here:
+        raise EvaluationError(f"the run's Ray is {cluster['ray']}, that of this host is {here}; install the same")
+    if cluster["loopback"] and cluster["host"] != socket.gethostname():
+        raise EvaluationError(
+            f"the run listens to its own host, {cluster['host']}, alone; start it with --listen {cluster['host']}"
+        )
+
+
+def _help(cluster: Mapping[str, Any], options: ClusterOptions) -> None:
+    """Be a node of the run's cluster until it ends."""
+    mark = secrets.token_hex(8)
+    environment = {**os.environ, **ENVIRONMENT, reaper.MARK: mark}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": cluster["token"]}
+    if cluster["loopback"]:
+        environment |= LOOPBACK
+    if options.gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = visible_devices(options.gpus)
+    command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start"]
+    command += [f"--address={cluster['address']}", "--block", f"--num-cpus={options.here}"]
+    command += [f"--num-gpus={len(options.gpus)}", f"--resources={json.dumps({SLOT: options.here})}"]
+    command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
+    if options.listen:
+        command += [f"--node-ip-address={options.listen}"]
+    # On another host Ray makes the driver's folder there, too.
+    is_elsewhere = cluster["host"] != socket.gethostname()
+    folder = Path(cluster["folder"]) if is_elsewhere else Path(tempfile.mkdtemp(prefix="ga_join_"))
+    watch = reaper.start(mark, folder)
+    try:
+        with tempfile.TemporaryFile("w+") as said:
+            done = subprocess.run(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, check=False
+            )
+            said.seek(0)
+            lines = [line.strip() for line in said if line.strip()]
+        if done.returncode and not any("Ray runtime started" in line for line in lines):
+            _log.warning("could not join %s: %s", cluster["address"], lines[-1] if lines else "Ray says nothing")
+    finally:
+        assert watch.stdin is not None
+        watch.stdin.close()
+        watch.wait()
