@@ -12,7 +12,7 @@ import logging
 import netrc
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -53,7 +53,7 @@ def require_packages(names: Sequence[str]) -> None:
                 f"--log-to {name} needs the package {lacking[0]}, which is not here; install it with: "
                 f"pip install {' '.join(lacking)}"
             )
-    mode = os.environ.get("WANDB_MODE", "offline")
+    mode = os.environ.get("WANDB_MODE") or "offline"
     if "wandb" in names and mode not in ("offline", "disabled", "dryrun") and not _has_wandb_key():
         raise SearchError(
             f"WANDB_MODE is {mode}, but there is no key for wandb; run `wandb login`, set WANDB_API_KEY, or leave "
@@ -77,35 +77,34 @@ class Observers:
         self._record = record
         self._steps, self._run_id = _read(record)
         self._observers: dict[str, Observer] = {}
-        folder = record.parent
-        makers: dict[str, Callable[[], Observer]] = {
-            "tensorboard": lambda: TensorBoard(folder / "tensorboard"),
-            "wandb": lambda: WandB(folder, self._run_id, config),
-        }
         for name in names:
-            self._guarded(name, lambda name=name: self._observers.update({name: makers[name]()}))
+            with self._leaving_out(name):
+                self._observers[name] = _make(name, record.parent, self._run_id, config)
 
     def log(self, step: int, values: Values) -> None:
         """As an observer does; skipped by those that are further."""
-        told = [name for name in self._observers if step > self._steps.get(name, -1)]
+        told = {name: step for name in self._observers if step > self._steps.get(name, -1)}
         for name in told:
-            self._guarded(name, lambda name=name: self._observers[name].log(step, values))
+            with self._leaving_out(name):
+                self._observers[name].log(step, values)
         self._note({name: step for name in told if name in self._observers})
 
     def finish(self, step: int, values: Values) -> None:
         """As an observer does."""
         for name in list(self._observers):
-            self._guarded(name, lambda name=name: self._observers[name].finish(step, values))
+            with self._leaving_out(name):
+                self._observers[name].finish(step, values)
 
     def close(self) -> None:
         """As an observer does."""
         for name in list(self._observers):
-            self._guarded(name, self._observers[name].close)
-        self._observers.clear()
+            with self._leaving_out(name):
+                self._observers.pop(name).close()
 
-    def _guarded(self, name: str, call: Callable[[], None]) -> None:
+    @contextlib.contextmanager
+    def _leaving_out(self, name: str) -> Iterator[None]:
         try:
-            call()
+            yield
         except Exception as error:  # a service or a disk that fails must not end a search of days
             self._leave_out(name, error)
 
@@ -126,6 +125,12 @@ class Observers:
         if left is not None:
             with contextlib.suppress(Exception):
                 left.close()
+
+
+def _make(name: str, folder: Path, run_id: str, config: Mapping[str, Any]) -> Observer:
+    if name == "wandb":
+        return WandB(folder, run_id, config)
+    return TensorBoard(folder / "tensorboard")
 
 
 class TensorBoard:
@@ -174,8 +179,8 @@ class WandB:
     """
 
     def __init__(self, folder: Path, run_id: str, config: Mapping[str, Any]) -> None:
-        offline = "WANDB_MODE" not in os.environ and not _has_wandb_key()
-        if offline:  # its reports of errors are sent even from an offline run
+        mode = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
+        if mode == "offline":  # its reports of errors are sent even from an offline run
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb  # late: few have it, and it is slow to import
 
@@ -186,8 +191,8 @@ class WandB:
             id=run_id,
             name=folder.name,
             config=dict(config),
-            mode="offline" if offline else None,
-            resume=None if offline else "allow",
+            mode=mode,
+            resume="allow" if mode == "online" else None,
             settings=wandb.Settings(
                 silent=True,  # our own lines stay the only ones on stderr
                 console="off",

@@ -100,6 +100,17 @@ class Progress:
         """A request goes to the evaluator."""
         self._in_request = 0
         self._told = self._clock()
+        if not self.done:
+            left, left_at_most = self._left(request)
+            _log.info(
+                "begins with %s, %s: %d sets x %d questions; 0 of about %s done, at most %s",
+                request.stage,
+                request.label,
+                len(request.batch),
+                len(request.questions),
+                f"{left:,}",
+                f"{left_at_most:,}",
+            )
         if self._bar is not None:
             self._bar.set_description(f"{request.stage}, {request.label}")
 
@@ -115,8 +126,7 @@ class Progress:
 
     def end(self, request: Request, seconds: float, seconds_in_all: float) -> None:
         """The request is answered; the times are of evaluations, from the journal where they are older."""
-        used = {stage: usage.questions for stage, usage in self._outcome.usage.items()}
-        left, left_at_most = remaining(self._forecast, used, request.stage, self._outcome.ledger.left)
+        left, left_at_most = self._left(request)
         if self._bar is not None:
             self._bar.total = self.done + left
             self._bar.refresh()
@@ -157,6 +167,10 @@ class Progress:
         """Take the bar away."""
         if self._bar is not None:
             self._bar.close()
+
+    def _left(self, request: Request) -> tuple[int, int]:
+        used = {stage: usage.questions for stage, usage in self._outcome.usage.items()}
+        return remaining(self._forecast, used, request.stage, self._outcome.ledger.left)
 
     def _spell_best(self) -> str:
         found = best_so_far(self._outcome.ledger)

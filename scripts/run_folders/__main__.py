@@ -17,10 +17,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
-from run_folders.folders import Run, RunError, find_runs
-from run_folders.progress import Watch, look_at
-from run_folders.results import show_results
-from run_folders.spelling import spell_block, spell_table
+from .folders import Run, RunError, find_runs
+from .progress import Watch, look_at
+from .results import show_results
+from .spelling import spell_block, spell_table
 
 
 class _Parser(argparse.ArgumentParser):

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from run_folders.folders import Run, RunError
-from run_folders.locks import is_locked
-from run_folders.results import read_result
-from run_folders.spelling import spell_seconds
-from run_folders.tails import JournalTail, LogTail
+from .folders import Run, RunError
+from .locks import is_locked
+from .results import read_result
+from .spelling import spell_seconds
+from .tails import JournalTail, LogTail
 
 _QUIET_S = 120.0  # without a lock to see, a search that wrote nothing for longer counts as stopped
 _STALE_S = 60.0  # workers.json is written every few seconds

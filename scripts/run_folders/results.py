@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from run_folders.folders import Run, RunError
+from .folders import Run, RunError
 
 
 def read_result(run: Run) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from run_folders.progress import Best, Progress
+    from .progress import Best, Progress
 
 _UNKNOWN = "not known yet"
 _HEADINGS = ("run", "state", "stage", "best", "score", "done", "q/s", "left", "workers", "failed")

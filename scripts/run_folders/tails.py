@@ -11,10 +11,9 @@ from pathlib import Path
 
 _WINDOW_S = 60.0  # of answering, over which the pace is taken
 _LINE = re.compile(r"\S+ \S+ (?P<level>[A-Z]) (?P<text>.*)")
-_REQUEST = re.compile(r"(?P<stage>[^:,]+), (?P<label>[^:]+): \d+ (?:sets x \d+ questions|of \d+ sets)")
-_TOLD = re.compile(
-    r"; best (?P<best>.+?);(?: [\d,]+ of about (?P<about>[\d,]+) done, at most [\d,]+;)? (?P<left>.* left.*)$"
-)
+_REQUEST = re.compile(r"(?:begins with )?(?P<stage>[^:,]+), (?P<label>[^:]+): \d+ (?:sets x \d+ questions|of \d+ sets)")
+_BEST = re.compile(r"; best (?P<best>.+?);.* (?P<left>about [^;]* left.*)$")
+_ABOUT = re.compile(r"; [\d,]+ of about (?P<about>[\d,]+) done")
 _ENDED = "the search ended by "
 
 
@@ -107,6 +106,8 @@ class JournalTail(Tail):
         Args:
             quiet_s: since the last sign of life.
         """
+        if not self._recent:
+            return None
         seconds = sum(seconds for _, seconds in self._recent) + max(0.0, quiet_s - self.longest_wait_s)
         return sum(questions for questions, _ in self._recent) / seconds if seconds > 0 else None
 
@@ -136,9 +137,10 @@ class LogTail(Tail):
         self.error = text.removeprefix(_ENDED) if found and found["level"] == "E" and text.startswith(_ENDED) else None
         if request := _REQUEST.match(text):
             self.stage, self.label = request["stage"], request["label"]
-        if told := _TOLD.search(text):
+        if told := _BEST.search(text):
             self.best, self.left = told["best"], told["left"]
-            self.about = int(told["about"].replace(",", "")) if told["about"] else None
+        if told := _ABOUT.search(text):
+            self.about = int(told["about"].replace(",", ""))
 
 
 @lru_cache(maxsize=64)  # thousands of lines ask the same questions
