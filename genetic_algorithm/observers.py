@@ -23,7 +23,9 @@ from genetic_algorithm.errors import SearchError
 Values = Mapping[str, float | str | None]
 NEEDS = {"wandb": ("wandb",), "tensorboard": ("torch", "tensorboard")}
 """By the name that --log-to takes: the packages that must be there."""
-_WANDB_TIMEOUT_S = 60.0  # for what is not uploaded when the search is over; it stays on disk for `wandb sync`
+_WANDB_BEGIN_S = 30.0  # to reach a service that may be down
+_WANDB_FINISH_S = 60.0  # for what is not uploaded when the search is over; it stays on disk for `wandb sync`
+_WANDB_FLUSH_S = 1.0  # what is younger is lost where the search is killed
 _log = logging.getLogger(__name__)
 
 
@@ -197,7 +199,9 @@ class WandB:
                 silent=True,  # our own lines stay the only ones on stderr
                 console="off",
                 disable_git=True,
-                finish_timeout=_WANDB_TIMEOUT_S,
+                init_timeout=_WANDB_BEGIN_S,
+                finish_timeout=_WANDB_FINISH_S,
+                x_transaction_log_flush_interval=_WANDB_FLUSH_S,
             ),
         )
 
