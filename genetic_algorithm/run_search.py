@@ -186,7 +186,9 @@ def _search(job: Job, evaluator: Evaluator, search: Search, opened: run_folder.O
     return 0
 
 
-def _ask_and_tell(search: Search, remembering: Remembering, watching: observers.Observers) -> dict[str, float]:
+def _ask_and_tell(
+    search: Search, remembering: Remembering, watching: observers.Observers | None = None
+) -> dict[str, float]:
     """Run a search to its end; returns seconds of evaluation by stage."""
     progress = Progress(search.forecast(), search.outcome, stream=sys.stderr if sys.stderr.isatty() else None)
     seconds: dict[str, float] = {}
@@ -206,7 +208,8 @@ def _ask_and_tell(search: Search, remembering: Remembering, watching: observers.
             took = remembering.seconds - before
             seconds[request.stage] = seconds.get(request.stage, 0.0) + took
             progress.end(request, took, remembering.seconds)
-            watching.log(progress.done, progress.values(request, took))
+            if watching is not None:
+                watching.log(progress.done, progress.values(request, took))
     finally:
         progress.close()
     return seconds
