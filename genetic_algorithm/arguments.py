@@ -58,6 +58,7 @@ examples:
   python -m genetic_algorithm.run_search --window 8:23 --must-include 13,17 --forbid 9 --layer-cost 0.005
   python -m genetic_algorithm.run_search --strategy ga-original --holdout 0       as the original did
   python -m genetic_algorithm.run_search --output-dir results/mine       once more to resume
+  python -m genetic_algorithm.run_search --log-to tensorboard,wandb      curves as well, in the output folder
   python -m genetic_algorithm.run_search --evaluator my_package.my_module:make_evaluator
 
 The last line on stdout is one JSON object: layers, accuracy, the result file. Everything else goes to

@@ -94,22 +94,22 @@ class Progress:
         self.done = 0
         """Question-evaluations that were answered."""
         self._in_request = 0
+        self._stage = ""
         self._told = clock()
 
     def begin(self, request: Request) -> None:
         """A request goes to the evaluator."""
         self._in_request = 0
         self._told = self._clock()
-        if not self.done:
-            left, left_at_most = self._left(request)
+        if request.stage != self._stage:
+            self._stage = request.stage
             _log.info(
-                "begins with %s, %s: %d sets x %d questions; 0 of about %s done, at most %s",
+                "begins %s, %s: %d sets x %d questions; %s",
                 request.stage,
                 request.label,
                 len(request.batch),
                 len(request.questions),
-                f"{left:,}",
-                f"{left_at_most:,}",
+                self._spell_done(*self._left(request)),
             )
         if self._bar is not None:
             self._bar.set_description(f"{request.stage}, {request.label}")
@@ -132,17 +132,14 @@ class Progress:
             self._bar.refresh()
         pace = seconds_in_all / self.done if self.done else 0.0
         _log.info(
-            "%s, %s: %d sets x %d questions in %.1f s; best %s; %s of about %s done, at most %s; about %s left, "
-            "at most %s",
+            "%s, %s: %d sets x %d questions in %.1f s; best %s; %s; about %s left, at most %s",
             request.stage,
             request.label,
             len(request.batch),
             len(request.questions),
             seconds,
             self._spell_best(),
-            f"{self.done:,}",
-            f"{self.done + left:,}",
-            f"{self.done + left_at_most:,}",
+            self._spell_done(left, left_at_most),
             spell_seconds(pace * left),
             spell_seconds(pace * left_at_most),
         )
@@ -171,6 +168,9 @@ class Progress:
     def _left(self, request: Request) -> tuple[int, int]:
         used = {stage: usage.questions for stage, usage in self._outcome.usage.items()}
         return remaining(self._forecast, used, request.stage, self._outcome.ledger.left)
+
+    def _spell_done(self, left: int, left_at_most: int) -> str:
+        return f"{self.done:,} of about {self.done + left:,} done, at most {self.done + left_at_most:,}"
 
     def _spell_best(self) -> str:
         found = best_so_far(self._outcome.ledger)

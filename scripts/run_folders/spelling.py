@@ -100,7 +100,7 @@ def _spell_best(best: Best) -> str:
 def _spell_left(progress: Progress) -> str:
     if progress.seconds_left is not None:
         return f"about {spell_seconds(progress.seconds_left)}"
-    return progress.left or _UNKNOWN
+    return progress.left.replace(" left", "") if progress.left else _UNKNOWN
 
 
 def _spell_pace(pace: float) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 _WINDOW_S = 60.0  # of answering, over which the pace is taken
 _LINE = re.compile(r"\S+ \S+ (?P<level>[A-Z]) (?P<text>.*)")
-_REQUEST = re.compile(r"(?:begins with )?(?P<stage>[^:,]+), (?P<label>[^:]+): \d+ (?:sets x \d+ questions|of \d+ sets)")
+_REQUEST = re.compile(r"(?:begins )?(?P<stage>[^:,]+), (?P<label>[^:]+): \d+ (?:sets x \d+ questions|of \d+ sets)")
 _BEST = re.compile(r"; best (?P<best>.+?);.* (?P<left>about [^;]* left.*)$")
 _ABOUT = re.compile(r"; [\d,]+ of about (?P<about>[\d,]+) done")
 _ENDED = "the search ended by "

@@ -24,7 +24,7 @@ OLD_LOG = """2026-01-01 10:00:00 I search in here
 2026-01-01 10:01:00 I something else
 """
 LOG = """2026-01-01 10:00:00 I search in here
-2026-01-01 10:00:01 I begins with stage 1, first sets: 34 sets x 128 questions; 0 of about 40,000 done, at most 50,000
+2026-01-01 10:00:01 I begins stage 1, first sets: 34 sets x 128 questions; 0 of about 40,000 done, at most 50,000
 2026-01-01 10:01:00 I stage 1, generation 1: 18 sets x 128 questions in 2.0 s; best 2+9 0.8100 +- 0.0200 \
 (128 questions); 2,304 of about 1,014 done, at most 50,000; about 1 min left, at most 3 min 10 s
 2026-01-01 10:02:00 I stage 1, generation 2: 5 of 18 sets
@@ -110,7 +110,7 @@ def test_a_log_of_before_there_were_counts_in_it(tmp_path: Path) -> None:
     assert progress.best is not None
     assert progress.best.layers == [2, 9]
     assert (progress.stage, progress.question_evaluations_expected) == ("stage 1", None)
-    assert "time left             about 1 min left, at most 3 min 10 s" in spell_block(progress)
+    assert "time left             about 1 min, at most 3 min 10 s" in spell_block(progress)
 
 
 @pytest.mark.parametrize(
