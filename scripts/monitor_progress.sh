@@ -31,8 +31,8 @@ a note says so.
   question_evaluations           done
   question_evaluations_expected  of about how many
   layer_sets, failures           sets answered, sets that could not be evaluated
-  questions_per_second           over the last minute of answering; of a finished
-                                 search, over all of it
+  questions_per_second           over the last minute of answering; once finished,
+                                 over all of it
   seconds_left                   at that pace
   left                           what the log last said of it
   workers                        alive, of, lost
