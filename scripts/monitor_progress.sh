@@ -26,12 +26,13 @@ a note says so.
   run, log                       paths
   state                          as above
   stage, label                   of the request that was answered last
-  best                           layers, score, standard_error, questions, and
-                                 measure: accuracy, weighted accuracy, divergence
+  best                           layers, score, standard_error, questions,
+                                 measure (accuracy, weighted accuracy or
+                                 divergence)
   question_evaluations           done
   question_evaluations_expected  of about how many
   layer_sets, failures           sets answered, sets that could not be evaluated
-  questions_per_second           over the last minute of answering; once finished,
+  questions_per_second           over the last minute; of a finished search,
                                  over all of it
   seconds_left                   at that pace
   left                           what the log last said of it
