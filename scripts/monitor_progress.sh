@@ -25,7 +25,7 @@ a note says so.
 --json: {"time": seconds since 1970, "runs": [{...}]}, and for each run:
   run, log                       paths
   state                          as above
-  stage, label                   of the request that was answered last
+  stage, label                   of the last request in the log
   best                           layers, score, standard_error, questions,
                                  measure (accuracy, weighted accuracy or
                                  divergence)
