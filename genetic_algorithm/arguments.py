@@ -11,6 +11,7 @@ from typing import Any
 
 from genetic_algorithm.config import GOALS, PRESETS, SearchConfig
 from genetic_algorithm.errors import SearchError
+from genetic_algorithm.observers import NEEDS
 from genetic_algorithm.strategies import STRATEGIES
 
 _MODEL_FLAGS = (
@@ -59,6 +60,7 @@ examples:
   python -m genetic_algorithm.run_search --output-dir results/mine       once more to resume
   python -m genetic_algorithm.run_search --pair llamba-8b --gpus 0,1,2,3       a worker on each GPU
   python -m genetic_algorithm.run_search --output-dir results/mine --join --gpus all       on another host: helps
+  python -m genetic_algorithm.run_search --log-to tensorboard,wandb      curves as well, in the output folder
   python -m genetic_algorithm.run_search --evaluator my_package.my_module:make_evaluator
 
 The last line on stdout is one JSON object: layers, accuracy, the result file. Everything else goes to
@@ -89,6 +91,15 @@ def window(text: str) -> tuple[int, int]:
     if not (found := re.fullmatch(r"([0-9]+):([0-9]+)", text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not FIRST:LAST, such as 8:23")
     return int(found[1]), int(found[2])
+
+
+def observers(text: str) -> tuple[str, ...]:
+    """`wandb,tensorboard`, or one of them."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names or (unknown := [name for name in names if name not in NEEDS]):
+        named = repr(unknown[0] if names else text)
+        raise argparse.ArgumentTypeError(f"{named} is nothing to log to; known are {', '.join(NEEDS)}")
+    return names
 
 
 def _number_or_none(text: str, kind: Callable[[str], Any]) -> Any:
@@ -190,6 +201,8 @@ def make_parser(
     run.add_argument("--output-dir", type=Path, metavar="DIR", help="new, or one to resume [results/real_<timestamp>]")
     text = "ask sets again that could not be evaluated in an earlier sitting"
     run.add_argument("--retry-failed", action="store_true", help=text)
+    text = "also log to wandb, tensorboard or both, comma separated; wandb offline where it has no key [neither]"
+    run.add_argument("--log-to", type=observers, default=(), metavar="NAME", help=text)
     run.add_argument("--dry-run", action="store_true", help="print the plan and its cost; write nothing")
     return parser
 

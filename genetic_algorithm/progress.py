@@ -7,19 +7,23 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from genetic_algorithm.conclusion import spell_score
+from genetic_algorithm.evaluator import Score
 from genetic_algorithm.layer_set import LayerSet
-from genetic_algorithm.ledger import Request
+from genetic_algorithm.ledger import Ledger, Request
+from genetic_algorithm.observers import Values
 from genetic_algorithm.questions import FINAL, FULL
 from genetic_algorithm.search import CHECK, Outcome
 from genetic_algorithm.strategies import StageForecast
 
 _log = logging.getLogger(__name__)
 _OURS = ("genetic_algorithm", "evaluation", "models")
+ENDED = "the search ended by"
+"""Begins the last line of the log where an error ended a sitting."""
 _QUIET_S = 30.0  # a request that takes longer than this says so meanwhile
 
 
@@ -57,6 +61,16 @@ def remaining(
     return int(min(typical, budget_left)) + check, int(min(most, budget_left)) + check
 
 
+def best_so_far(ledger: Ledger) -> tuple[LayerSet, Score] | None:
+    """The best set on the most questions so far, by the plain score; a strategy may rank otherwise."""
+    for part in (FINAL, FULL, *reversed(ledger.questions.rungs)):
+        best = next((layers for layers in ledger.ranked(ledger.known, part) if layers != LayerSet(())), None)
+        score = None if best is None else ledger.score(best, part)
+        if best is not None and score is not None:
+            return best, score
+    return None
+
+
 class Progress:
     """Counts question-evaluations as they come and tells of them.
 
@@ -77,21 +91,33 @@ class Progress:
     ) -> None:
         self._forecast, self._outcome, self._clock = forecast, outcome, clock
         self._bar = _bar(sum(stage.typical for stage in forecast), stream)
-        self._done = 0
+        self.done = 0
+        """Question-evaluations that were answered."""
         self._in_request = 0
+        self._stage = ""
         self._told = clock()
 
     def begin(self, request: Request) -> None:
         """A request goes to the evaluator."""
         self._in_request = 0
         self._told = self._clock()
+        if request.stage != self._stage:
+            self._stage = request.stage
+            _log.info(
+                "begins %s, %s: %d sets x %d questions; %s",
+                request.stage,
+                request.label,
+                len(request.batch),
+                len(request.questions),
+                self._spell_done(*self._left(request)),
+            )
         if self._bar is not None:
             self._bar.set_description(f"{request.stage}, {request.label}")
 
     def advance(self, request: Request) -> None:
         """One set of the request has its answers."""
         self._in_request += 1
-        self._done += len(request.questions)
+        self.done += len(request.questions)
         if self._bar is not None:
             self._bar.update(len(request.questions))
         if self._clock() - self._told > _QUIET_S:
@@ -100,38 +126,57 @@ class Progress:
 
     def end(self, request: Request, seconds: float, seconds_in_all: float) -> None:
         """The request is answered; the times are of evaluations, from the journal where they are older."""
-        used = {stage: usage.questions for stage, usage in self._outcome.usage.items()}
-        left, left_at_most = remaining(self._forecast, used, request.stage, self._outcome.ledger.left)
+        left, left_at_most = self._left(request)
         if self._bar is not None:
-            self._bar.total = self._done + left
+            self._bar.total = self.done + left
             self._bar.refresh()
-        pace = seconds_in_all / self._done if self._done else 0.0
+        pace = seconds_in_all / self.done if self.done else 0.0
         _log.info(
-            "%s, %s: %d sets x %d questions in %.1f s; best %s; about %s left, at most %s",
+            "%s, %s: %d sets x %d questions in %.1f s; best %s; %s; about %s left, at most %s",
             request.stage,
             request.label,
             len(request.batch),
             len(request.questions),
             seconds,
-            self._best(),
+            self._spell_best(),
+            self._spell_done(left, left_at_most),
             spell_seconds(pace * left),
             spell_seconds(pace * left_at_most),
         )
+
+    def values(self, request: Request, seconds: float) -> Values:
+        """What holds after a request that took `seconds`, for `genetic_algorithm.observers`."""
+        ledger = self._outcome.ledger
+        found = best_so_far(ledger)
+        return {
+            "stage": request.stage,
+            "question_evaluations": self.done,
+            "layer_sets": len(ledger.known),
+            "failures": len(ledger.failed),
+            "questions_per_second": request.size / seconds if seconds else None,
+            "best_layers": None if found is None else str(found[0]),
+            "best_score": None if found is None else found[1].value,
+            "best_standard_error": None if found is None else found[1].value_error,
+            "best_questions": None if found is None else found[1].asked,
+        }
 
     def close(self) -> None:
         """Take the bar away."""
         if self._bar is not None:
             self._bar.close()
 
-    def _best(self) -> str:
-        """The best set on the most questions so far, by the plain score; a strategy may rank otherwise."""
-        ledger = self._outcome.ledger
-        for part in (FINAL, FULL, *reversed(ledger.questions.rungs)):
-            best = next((layers for layers in ledger.ranked(ledger.known, part) if layers != LayerSet(())), None)
-            score = None if best is None else ledger.score(best, part)
-            if score is not None:
-                return f"{best} {spell_score(ledger, score)} ({score.asked} questions)"
-        return "not known yet"
+    def _left(self, request: Request) -> tuple[int, int]:
+        used = {stage: usage.questions for stage, usage in self._outcome.usage.items()}
+        return remaining(self._forecast, used, request.stage, self._outcome.ledger.left)
+
+    def _spell_done(self, left: int, left_at_most: int) -> str:
+        return f"{self.done:,} of about {self.done + left:,} done, at most {self.done + left_at_most:,}"
+
+    def _spell_best(self) -> str:
+        found = best_so_far(self._outcome.ledger)
+        if found is None:
+            return "not known yet"
+        return f"{found[0]} {spell_score(self._outcome.ledger, found[1])} ({found[1].asked} questions)"
 
 
 def _bar(total: int, stream: TextIO | None) -> Any:
@@ -181,6 +226,10 @@ class _Console(logging.Handler):
         print(line, file=sys.stderr, flush=True)
 
 
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Send this project's lines, and everybody's warnings, to a log file and to stderr meanwhile."""
@@ -194,6 +243,11 @@ def logging_to(path: Path) -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.INFO)
     try:
         yield
+    except Exception as error:  # on stderr it is told where the command ends
+        ended = logging.LogRecord(_log.name, logging.ERROR, __file__, 0, f"{ENDED} {_in_words(error)}", None, None)
+        with suppress(OSError):  # a full disk may be the very reason
+            file.emit(ended)
+        raise
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)

@@ -66,6 +66,11 @@ class RunPaths:
         return self.folder / f"search_log_{self.timestamp}.txt"
 
     @property
+    def observers(self) -> Path:
+        """How far --log-to is; written only where that is asked for."""
+        return self.folder / "log_to.json"
+
+    @property
     def result(self) -> Path:
         """Written last, whole."""
         return self.folder / f"search_result_{self.timestamp}.json"

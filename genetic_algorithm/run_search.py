@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genetic_algorithm import arguments, dry_run, prior_knowledge, result, run_folder, wiring
+from genetic_algorithm import arguments, dry_run, observers, prior_knowledge, result, run_folder, wiring
 from genetic_algorithm.config import SearchConfig
 from genetic_algorithm.errors import SearchError
 from genetic_algorithm.evaluator import Evaluator
@@ -125,6 +125,7 @@ def _parse(given: Sequence[str]) -> argparse.Namespace:
 
     args = arguments.make_parser(partial(add_pair_options, otherwise="tiny"), Parser).parse_args(given)
     arguments.check_model_flags(args)
+    observers.require_packages(args.log_to)
     return args
 
 
@@ -182,22 +183,30 @@ def _search(job: Job, evaluator: Evaluator, search: Search, opened: run_folder.O
             evaluator.report_to(paths.workers, paths.cluster)
         journal = Journal(paths.journal, header, evaluator.num_questions)
         remembering = Remembering(evaluator, journal, retry_failed=job.args.retry_failed)
-        seconds = _ask_and_tell(search, remembering)
         run = json.loads(paths.config.read_text(encoding="utf-8"))
-        about = {"timestamp": paths.timestamp, **run["run"], "versions": run_folder.versions(), "conditions": header}
-        names = getattr(evaluator, "subject_names", ())
-        subjects = np.asarray(evaluator.subjects, dtype=np.int64)
-        document = result.document(search.outcome, run=about, seconds=seconds, subjects=subjects, subject_names=names)
-        run_folder.write_json(paths.result, document)
+        with closing(observers.Observers(job.args.log_to, paths.observers, run)) as watching:
+            seconds = _ask_and_tell(search, remembering, watching)
+            about = {"timestamp": paths.timestamp, **run["run"], "versions": run_folder.versions()}
+            about["conditions"] = header
+            names = getattr(evaluator, "subject_names", ())
+            subjects = np.asarray(evaluator.subjects, dtype=np.int64)
+            document = result.document(
+                search.outcome, run=about, seconds=seconds, subjects=subjects, subject_names=names
+            )
+            run_folder.write_json(paths.result, document)
+            found = _last_line(paths, document)
+            watching.finish(found["question_evaluations"], {**found, "layers": str(search.outcome.final[0])})
         for line in result.table(document):
             _log.info("%s", line)
         _warn_of_failures(search)
         _log.info("result: %s", paths.result)
-    _print_last_line(paths, document)
+    print(json.dumps(_last_line(paths, document)), flush=True)
     return 0
 
 
-def _ask_and_tell(search: Search, remembering: Remembering) -> dict[str, float]:
+def _ask_and_tell(
+    search: Search, remembering: Remembering, watching: observers.Observers | None = None
+) -> dict[str, float]:
     """Run a search to its end; returns seconds of evaluation by stage."""
     progress = Progress(search.forecast(), search.outcome, stream=sys.stderr if sys.stderr.isatty() else None)
     seconds: dict[str, float] = {}
@@ -217,6 +226,8 @@ def _ask_and_tell(search: Search, remembering: Remembering) -> dict[str, float]:
             took = remembering.seconds - before
             seconds[request.stage] = seconds.get(request.stage, 0.0) + took
             progress.end(request, took, remembering.seconds)
+            if watching is not None:
+                watching.log(progress.done, progress.values(request, took))
     finally:
         progress.close()
     return seconds
@@ -241,14 +252,15 @@ def _tell_finished(paths: run_folder.RunPaths, document: Mapping[str, Any]) -> i
     print(f"run_search: this search is finished already; its result is {paths.result}", file=sys.stderr)
     for line in result.table(document):
         print(line, file=sys.stderr)
-    _print_last_line(paths, document)
+    print(json.dumps(_last_line(paths, document)), flush=True)
     return 0
 
 
-def _print_last_line(paths: run_folder.RunPaths, document: Mapping[str, Any]) -> None:
+def _last_line(paths: run_folder.RunPaths, document: Mapping[str, Any]) -> dict[str, Any]:
+    """What the last line on stdout says of a result."""
     best = document["final_results"][0]
     base = document["base"] or {}
-    line = {
+    return {
         "layers": best["layers"],
         "accuracy": best["accuracy"],
         "standard_error": best["standard_error"],
@@ -264,7 +276,6 @@ def _print_last_line(paths: run_folder.RunPaths, document: Mapping[str, Any]) ->
         "result": str(paths.result),
         "log": str(paths.log),
     }
-    print(json.dumps(line), flush=True)
 
 
 @contextmanager

@@ -3,16 +3,32 @@
 set -euo pipefail
 
 usage() {
-  cat <<'EOF'
-usage: scripts/check_results.sh [--all] [--dir DIR] [RUN...]
+  cat <<'END'
+usage: scripts/check_results.sh [--all] [--dir DIR] [--json] [RUN...]
 
-Shows the ranking that a search ended with: layers, accuracy, standard error, held-out accuracy. Without RUN, that of
-the newest search in results/; --all: of all there; --dir: of those in DIR. Exit status 1 where there is no result yet.
-EOF
+Shows the ranking that a search ended with: layers, accuracy, standard error,
+held-out accuracy, and what is established. RUN is the folder of a search;
+without it, the newest one in results/; --all: all of there; --dir: of those in
+DIR. The last line is JSON. Exit status 1 where there is no result yet, 2 where
+one is damaged.
+
+--json prints that line alone, with more in it:
+  {"finished": [{...}], "unfinished": [folders]}, and for each finished run:
+  run, result                    paths
+  layers, accuracy               of the best set
+  final_results, base            the ranking and the base, as in the result file
+  ranked_by, conclusion          in words
+  usage                          question-evaluations and seconds by stage
+
+examples:
+  scripts/check_results.sh --all
+  scripts/check_results.sh --json results/mine
+END
 }
-case ${1:-} in -h | --help) usage && exit ;; esac
+for argument; do
+  case $argument in -h | --help) usage && exit ;; esac
+done
 
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/lib.sh"
-python=${PYTHON:-$(find_python)}
-exec "$python" "$ROOT/scripts/run_folders.py" results "$@"
+show_runs results "$@"

@@ -193,3 +193,11 @@ run_search() {
   fi
   tool genetic_algorithm.run_search "$@"
 }
+
+# Show searches: show_runs progress|results [ARGUMENT...]. Any Python will do; a later --dir wins.
+show_runs() {
+  local python what=$1
+  shift
+  python=${PYTHON:-$(find_python)}
+  PYTHONPATH=$ROOT/scripts exec "$python" -P -m run_folders "$what" --dir "$ROOT/results" "$@"
+}

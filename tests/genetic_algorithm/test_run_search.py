@@ -59,6 +59,10 @@ def test_a_run_leaves_config_log_journal_and_result(tmp_path: Path, capsys: pyte
 
     log = (folder / f"search_log_{stamp}.txt").read_text()
     assert re.search(r"stage 1, generation 1: \d+ sets x \d+ questions in .*; about .* left, at most .*", log)
+    assert re.search(r" I begins stage 1, first sets: 13 sets x \d+ questions; 0 of about [\d,]+ done", log)
+    assert re.findall(r" I begins ([^,]+), ", log) == ["stage 1", "stage 2", "stage 3", "hold-out"]
+    asked = last["question_evaluations"]
+    assert f"; {asked:,} of about {asked:,} done, at most {asked:,}; about 0 s left" in log
     assert result["conclusion"] in log
     assert result["ranked_by"] in log
 
@@ -74,6 +78,17 @@ def test_the_original_way_has_its_stages_and_no_hold_out(tmp_path: Path) -> None
     assert result["search"]["max_passes"] is None
     assert result["final_results"][0]["questions_also_chose"]
     assert "by which it was chosen, so they may flatter it" in result["conclusion"]
+
+
+def test_the_log_ends_with_the_error_that_ended_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SIM_BROKEN", "all")
+    assert _run("--output-dir", str(tmp_path / "run")) == 2
+    (log,) = (tmp_path / "run").glob("search_log_*.txt")
+    last = log.read_text().splitlines()[-1]
+    assert " E the search ended by EvaluationError: no layer set can be evaluated" in last
+    assert capsys.readouterr().err.count("no layer set can be evaluated") == 1
 
 
 def test_a_finished_run_says_so_and_tells_its_result_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -200,7 +200,12 @@ def test_a_real_search_with_a_fake_evaluator_and_what_is_shown_of_it(run: Run, t
 
     Path(best["result"]).unlink()  # what was killed before its end looks like this
     shown = run(monitor, "--once", "found/here", cwd=work)
-    lines = dict(line.split(maxsplit=1) for line in shown.stdout.replace("so far", "").splitlines()[1:3])
+    lines = dict(line.split(maxsplit=1) for line in shown.stdout.replace("so far", "").splitlines()[1:])
     assert ": stopped" in shown.stdout.splitlines()[0]
     assert lines["best"].split()[0] == "+".join(map(str, best["layers"]))
+    assert lines["stage"] == "hold-out, hold-out questions"
+    assert lines["question-evaluations"].startswith(f"{count:,} of about {count:,} on ")
     assert "not known" not in shown.stdout
+    shown = run(monitor, "--once", "--json", "--all", "--dir", "found", cwd=work)
+    (looked,) = json.loads(shown.stdout)["runs"]
+    assert (looked["state"], looked["best"]["layers"]) == ("stopped", best["layers"])
