@@ -11,8 +11,8 @@
 : "${BASE:=}"
 : "${DONOR:=}"
 
-# GPUs to use, comma separated, counted within CUDA_VISIBLE_DEVICES; a single search runs on the first. Or cpu; or auto:
-# the first GPU where there is one, else the CPU.
+# GPUs to use, comma separated, counted within CUDA_VISIBLE_DEVICES; of several, each gets a worker of a search (which
+# needs Ray), other tools run on the first. Or cpu; or auto: the first GPU where there is one, else the CPU.
 : "${GPUS:=auto}"
 
 # An interpreter (3.11 or later) that already has what requirements.txt lists. It is used as it is: nothing is

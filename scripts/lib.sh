@@ -182,11 +182,27 @@ layers_dir_for() {
   echo "$folder"
 }
 
+# Is one of the options $1, which are separated by spaces, among the arguments after it?
+has_option() {
+  local wanted=" $1 " word
+  shift
+  for word; do
+    [[ $wanted != *" ${word%%=*} "* ]] || return 0
+  done
+  return 1
+}
+
 # Run a search with the arguments given; a later one of the same name wins. It writes to results/real_<timestamp>.
 run_search() {
-  if [[ -z $(option_value --evaluator "$@") ]]; then # an evaluator of one's own brings its model along
-    set -- --gpu "${GPUS%%,*}" "$@"
-    if [[ -z $(option_value --pair "$@")$(option_value --base "$@")$(option_value --donor "$@") ]]; then
+  # An evaluator of one's own brings its model along, and who joins a run takes everything from there.
+  if ! has_option "--evaluator --join" "$@"; then
+    if ! has_option "--gpu --gpus --cpu-workers --ray-address" "$@"; then
+      case $GPUS in
+        *,*) set -- --gpus "$GPUS" "$@" ;;
+        *) set -- --gpu "$GPUS" "$@" ;;
+      esac
+    fi
+    if ! has_option "--pair --base --donor" "$@"; then
       choose_pair "$@"
       set -- --pair "$PAIR" "$@"
     fi
