@@ -58,12 +58,21 @@ class ClusterEvaluator:
         """Why sets were not answered, of all requests."""
         try:
             while not self._ready:
-                self._staff()
-                list(self._next_event())
+                self.wait()
         except BaseException:
             pool.close()
             raise
         self._facts = next(iter(self._ready.values()))
+
+    @property
+    def ready(self) -> int:
+        """Workers that can be asked."""
+        return len(self._ready)
+
+    def wait(self) -> None:
+        """For something to happen to a worker, not for long; nothing may be asked meanwhile."""
+        self._staff()
+        list(self._next_event())
 
     # --- what a search sees ---
 

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,12 @@ def require_ray() -> None:
         ) from None
 
 
+@cache
+def _token() -> str:
+    """Of every cluster that this process starts: Ray reads it once in the life of a process."""
+    return secrets.token_hex(32)
+
+
 class RayPool:
     """See `Pool`.
 
@@ -103,7 +109,7 @@ class RayPool:
             except Exception as error:
                 raise EvaluationError(f"--ray-address {options.address}: {in_words(error)}") from error
             return ray
-        mark, self._token = secrets.token_hex(8), secrets.token_hex(32)
+        mark, self._token = secrets.token_hex(8), _token()
         self._folder = folder = Path(tempfile.mkdtemp(prefix="ga_ray_"))  # short: sockets' paths have 107 bytes at most
         self._set({reaper.MARK: mark, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self._token})
         self._watch = reaper.start(mark, folder)
