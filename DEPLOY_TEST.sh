@@ -44,6 +44,9 @@ done
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/scripts/lib.sh"
 
+# Whoever tells all of us to end, as docker and SLURM do, waits until the step that is running has stopped in good order.
+trap 'exit 143' TERM
+
 step=0
 announce() {
   step=$((step + 1))

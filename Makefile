@@ -6,7 +6,7 @@ PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 help: ## show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/'
 
-check: ## format, lint, types, shell scripts, tests; changes no files
+check: ## format, lint, types, shell scripts, Dockerfile, tests; changes no files
 	PYTHON="$(PYTHON)" scripts/check.sh
 
 test: ## the tests alone

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Format, lint, types, shell scripts, tests: the checks themselves, in an environment that is ready.
+# Format, lint, types, shell scripts, Dockerfile, tests: the checks themselves, in an environment that is ready.
 set -euo pipefail
 
 usage() {
@@ -26,14 +26,14 @@ step() {
   "$@"
 }
 
-shell_files=(config.sh DEPLOY_TEST.sh .ci/run scripts/*.sh model_preparation/*.sh)
-shellcheck=$(dirname -- "$python")/shellcheck
-[[ -x $shellcheck ]] || shellcheck=shellcheck
+shell_files=(config.sh DEPLOY_TEST.sh .ci/run scripts/*.sh model_preparation/*.sh docker/*.sh)
+PATH=$(dirname -- "$python"):$PATH # where shellcheck and hadolint lie
 
 step "format" "$python" -m ruff format --check .
 step "lint" "$python" -m ruff check .
 step "types" "$python" -m mypy
-step "shell scripts" "$shellcheck" -x -P . "${shell_files[@]}"
+step "shell scripts" shellcheck -x -P . "${shell_files[@]}"
+step "Dockerfile" hadolint docker/Dockerfile
 workers=$("$python" -c 'import os; print(min(8, len(os.sched_getaffinity(0))))')
 step "tests" "$python" -m pytest -n "$workers" --dist worksteal "$@"
 printf -- '--- all checks passed (%d s)\n' $((SECONDS - start))

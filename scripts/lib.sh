@@ -141,9 +141,12 @@ set_up() {
   release_lock
 }
 
-# Run a module of ours: tool MODULE [ARGUMENT...]. It is found from any folder, and nothing in the caller's folder can
-# stand in for it or for what it imports (-P).
-tool() { PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} "$PY" -P -m "$@"; }
+# Become a module of ours: become_tool MODULE [ARGUMENT...]. It is found from any folder, and nothing in the caller's
+# folder can stand in for it or for what it imports (-P).
+become_tool() { PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} exec "$PY" -P -m "$@"; }
+
+# Run such a module.
+tool() { (become_tool "$@"); }
 
 # Print the value that option $1 has in the arguments after it; nothing where it is not among them.
 option_value() {
@@ -192,8 +195,9 @@ has_option() {
   return 1
 }
 
-# Run a search with the arguments given; a later one of the same name wins. It writes to results/real_<timestamp>.
-run_search() {
+# Become a search with the arguments given; a later one of the same name wins. It writes to results/real_<timestamp>.
+# A signal to the script then is a signal to the search, which stops in good order.
+become_search() {
   # An evaluator of one's own brings its model along, and who joins a run takes everything from there.
   if ! has_option "--evaluator --join" "$@"; then
     if ! has_option "--gpu --gpus --cpu-workers --ray-address" "$@"; then
@@ -207,7 +211,7 @@ run_search() {
       set -- --pair "$PAIR" "$@"
     fi
   fi
-  tool genetic_algorithm.run_search "$@"
+  become_tool genetic_algorithm.run_search "$@"
 }
 
 # Show searches: show_runs progress|results [ARGUMENT...]. Any Python will do; a later --dir wins.

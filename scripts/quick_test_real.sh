@@ -30,4 +30,4 @@ case ${1:-} in -h | --help) usage && exit ;; esac
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/lib.sh"
 set_up run
-run_search --population 20 --generations 15 --fast-limit 10 --full-limit 50 "$@"
+become_search --population 20 --generations 15 --fast-limit 10 --full-limit 50 "$@"

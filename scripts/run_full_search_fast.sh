@@ -30,4 +30,4 @@ case ${1:-} in -h | --help) usage && exit ;; esac
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/lib.sh"
 set_up run
-run_search --preset full --population 40 --generations 20 --fast-limit 20 --full-limit none "$@"
+become_search --preset full --population 40 --generations 20 --fast-limit 20 --full-limit none "$@"

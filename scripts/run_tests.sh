@@ -7,7 +7,7 @@ usage() {
 usage: scripts/run_tests.sh [PYTEST_ARGUMENT...]
 
 Makes the environment ready where it is not (see config.sh), then runs what `make check` runs: format, lint, types,
-shell scripts, tests. Arguments go to pytest, for instance: scripts/run_tests.sh tests/models -k cache
+shell scripts, Dockerfile, tests. Arguments go to pytest, for instance: scripts/run_tests.sh tests/models -k cache
 EOF
 }
 case ${1:-} in -h | --help) usage && exit ;; esac
