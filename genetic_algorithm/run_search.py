@@ -252,6 +252,7 @@ def _print_last_line(paths: run_folder.RunPaths, document: Mapping[str, Any]) ->
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends it to us and to the shell that passes it on
         raise _Terminated
 
     if threading.current_thread() is not threading.main_thread():

@@ -26,7 +26,7 @@ step() {
   "$@"
 }
 
-shell_files=(config.sh DEPLOY_TEST.sh .ci/run scripts/*.sh model_preparation/*.sh)
+shell_files=(config.sh DEPLOY_TEST.sh .ci/run scripts/*.sh scripts/slurm/* model_preparation/*.sh)
 shellcheck=$(dirname -- "$python")/shellcheck
 [[ -x $shellcheck ]] || shellcheck=shellcheck
 

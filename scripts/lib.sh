@@ -143,7 +143,10 @@ set_up() {
 
 # Run a module of ours: tool MODULE [ARGUMENT...]. It is found from any folder, and nothing in the caller's folder can
 # stand in for it or for what it imports (-P).
-tool() { PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} "$PY" -P -m "$@"; }
+tool() { (become_tool "$@"); }
+
+# The same in place of the script that calls it, so that a signal to the script is one to the tool.
+become_tool() { PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} exec "$PY" -P -m "$@"; }
 
 # Print the value that option $1 has in the arguments after it; nothing where it is not among them.
 option_value() {
@@ -182,14 +185,15 @@ layers_dir_for() {
   echo "$folder"
 }
 
-# Run a search with the arguments given; a later one of the same name wins. It writes to results/real_<timestamp>.
+# Run a search with the arguments given; a later one of the same name wins. It writes to results/real_<timestamp>. It
+# takes the place of the script.
 run_search() {
   if [[ -z $(option_value --evaluator "$@") ]]; then # an evaluator of one's own brings its model along
-    set -- --gpu "${GPUS%%,*}" "$@"
+    [[ -n $(option_value --gpus "$@") ]] || set -- --gpu "${GPUS%%,*}" "$@"
     if [[ -z $(option_value --pair "$@")$(option_value --base "$@")$(option_value --donor "$@") ]]; then
       choose_pair "$@"
       set -- --pair "$PAIR" "$@"
     fi
   fi
-  tool genetic_algorithm.run_search "$@"
+  become_tool genetic_algorithm.run_search "$@"
 }
