@@ -82,7 +82,7 @@ address_of_this_node() {
 # Print how many bytes a file or folder holds.
 size_of() { [[ ! -e $1 ]] || du --summarize --bytes -- "$1" | cut -f1; }
 
-# Has SLURM begun to preempt this job? It then requeues the job only if that does not end by itself first.
+# Has SLURM begun to preempt this job? It gives it a grace time, and requeues it only if it does not end within that.
 is_preempted() {
   local job
   job=$(scontrol show job --oneliner "$SLURM_JOB_ID" 2>/dev/null) &&
@@ -98,7 +98,11 @@ run_job() {
   # shellcheck disable=SC2329 # the traps call it
   stop() {
     caught=$((caught + 1)) stopped=$1
-    [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true
+    if [[ ${LAUNCH[0]:-} == srun ]]; then
+      scancel --signal=TERM "$SLURM_JOB_ID" || true # to its steps; srun itself would kill them
+    elif [[ -n $child ]]; then
+      kill -TERM "$child" 2>/dev/null || true
+    fi
   }
   child=""
   trap 'stop warned' USR1
@@ -106,18 +110,18 @@ run_job() {
   echo "job $SLURM_JOB_ID on $(hostname), start $((${SLURM_RESTART_COUNT:-0} + 1)): $(printf '%q ' "$@")" >&2
   "$@" &
   child=$!
-  [[ -z $stopped ]] || kill -TERM "$child"
+  [[ -z $stopped ]] || kill -TERM "$child" # it came before there was a child
   while # a signal ends wait, not the command
     seen=$caught
     wait "$child" && status=0 || status=$?
     [[ $caught != "$seen" ]]
   do :; done
   ((status)) || exit 0
-  [[ $stopped != ended ]] || ! is_preempted || stopped=warned
+  ! is_preempted || stopped=warned
   if [[ $stopped == warned ]]; then
     [[ $(size_of "$record") != "$before" ]] ||
       die "nothing was done in $SECONDS s before the warning; ask for more time (--time). It is not requeued"
-    say "to the queue again, to go on in ${record%/journal.jsonl}"
+    say "to the queue again; it goes on from here"
     scontrol requeue "$SLURM_JOB_ID" || die "SLURM does not requeue it; go on as the line above says"
     exit 0
   fi
