@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -204,8 +203,3 @@ def kill(*processes: int) -> None:
             os.kill(process, signal.SIGKILL)
         except ProcessLookupError:
             continue
-
-
-def remove(folder: Path) -> None:
-    """What a job wrote into the project."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -6,8 +6,10 @@ GA_INTEGRATION=1 pytest tests/integration/test_slurm.py
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import ROOT, SIMULATED, Cluster, kill, remove, result_in, said, until
+from .conftest import ROOT, SIMULATED, Cluster, kill, result_in, said, until
 
 Undisturbed = Callable[..., dict[str, Any]]
 
@@ -32,7 +34,7 @@ def test_a_search_on_the_bundled_pair_begins_at_once_and_is_found_by_its_number(
         assert result_in(job.output)["final_results"][0]["layers"] == best["layers"]
         assert waited <= 15
     finally:
-        remove(job.output)
+        shutil.rmtree(job.output, ignore_errors=True)
 
 
 def test_an_array_is_a_search_for_each_seed(cluster: Cluster, undisturbed: Undisturbed) -> None:
@@ -166,9 +168,6 @@ def test_what_cannot_be_is_one_line_in_the_log(cluster: Cluster) -> None:
 
 
 def test_submitting_prints_the_job_and_how_to_follow_it(cluster: Cluster) -> None:
-    import os
-    import sys
-
     environment = os.environ | {"PYTHON": sys.executable, "SIM_QUESTIONS": "70"}
     command = [ROOT / "scripts" / "submit.sh", "--cpus", "1", *SIMULATED, "--output-dir", "run"]
     done = subprocess.run(command, cwd=cluster.work, env=environment, capture_output=True, text=True, check=False)
