@@ -102,9 +102,11 @@ def test_when_its_node_fails_another_goes_on(cluster: Cluster, undisturbed: Undi
 
 
 def test_while_a_lost_node_still_works_on_it_the_next_waits(cluster: Cluster, undisturbed: Undisturbed) -> None:
-    job = cluster.search(sleep_s=0.7)
-    job.wait_for_answers(10)
+    job = cluster.search(sleep_s=1.1)
+    job.wait_for_answers(5)
     kill(cluster.node_daemon(job.facts()["BatchHost"]))  # nobody hears of the job any more, but it runs
+    until(lambda: (facts := job.facts())["Restarts"] == "1" and facts["JobState"] == "RUNNING", 120, "the second start")
+    assert not list(job.output.glob("search_result_*"))
     facts = job.wait_for_state("COMPLETED", "FAILED", seconds=300)
     assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), job.log
     assert result_in(job.output) == undisturbed()
