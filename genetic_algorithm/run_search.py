@@ -281,6 +281,7 @@ def _last_line(paths: run_folder.RunPaths, document: Mapping[str, Any]) -> dict[
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends it to us and to the shell that passes it on to us
         raise _Terminated
 
     if threading.current_thread() is not threading.main_thread():
@@ -290,7 +291,8 @@ def _sigterm_as_interrupt() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is stop:  # else we are ending already, and stay deaf to it
+            signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ step() {
   "$@"
 }
 
-shell_files=(config.sh DEPLOY_TEST.sh .ci/run scripts/*.sh model_preparation/*.sh docker/*.sh)
+shell_files=(config.sh DEPLOY_TEST.sh .ci/run scripts/*.sh scripts/slurm/* model_preparation/*.sh docker/*.sh)
 PATH=$(dirname -- "$python"):$PATH # where shellcheck and hadolint lie
 
 step "format" "$python" -m ruff format --check .

@@ -104,6 +104,18 @@ def test_stopped_by_a_signal_it_tells_the_command_that_resumes(
     assert command_line.result() == command_line.result("undisturbed")
 
 
+def test_told_to_stop_again_and_again_it_stops_once(command_line: CommandLine) -> None:
+    process = command_line.start(command_line.command(), **SLOW)
+    _wait_for_lines(process, command_line.folder / "run" / "journal.jsonl", 15)
+    while process.poll() is None:  # as SLURM does, which tells every process, and the shell that passes it on
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.001)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert stderr.splitlines()[-1].startswith("run_search: stopped; nothing is lost; resume with: ")
+    assert "Traceback" not in stderr
+
+
 def test_stopped_before_it_began_it_says_that_nothing_was_written(command_line: CommandLine) -> None:
     (command_line.folder / "slow.py").write_text(
         "import time, pathlib\ndef make():\n    pathlib.Path('here').touch()\n    time.sleep(30)\n"

@@ -24,6 +24,16 @@ def write_program(path: Path, text: str) -> Path:
     return path
 
 
+def only(folder: Path, *names: str) -> Path:
+    """A folder for PATH with these programs of the machine and no other."""
+    folder.mkdir()
+    for name in names:
+        found = shutil.which(name)
+        assert found, f"no {name} on this machine"
+        (folder / name).symlink_to(found)
+    return folder
+
+
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A copy of the shell files and of what describes the project."""

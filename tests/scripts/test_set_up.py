@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Run, without_settings, write_program
+from .conftest import Run, only, without_settings, write_program
 
 OLD = "#!/bin/sh\nexit 1\n"  # what a Python before 3.11 answers to the question whether it fits
 
@@ -23,12 +23,7 @@ def lib(clone: Path, code: str) -> list[str]:
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
     """A PATH on which there is no Python and no conda."""
-    folder = tmp_path / "bare"
-    folder.mkdir()
-    for name in ("dirname", "realpath", "cat", "grep", "tail", "sleep"):
-        found = next(Path(place) / name for place in ("/usr/bin", "/bin") if (Path(place) / name).exists())
-        (folder / name).symlink_to(found)
-    return folder
+    return only(tmp_path / "bare", "dirname", "realpath", "cat", "grep", "tail", "sleep")
 
 
 def test_the_first_python_that_runs_and_is_new_enough_is_used(clone: Path, run: Run, bare: Path) -> None:
