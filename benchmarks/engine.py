@@ -7,9 +7,10 @@
     python benchmarks/engine.py --mmlu-dir DIR --shapes small --device cpu --limit 1 --full 2    # a look at the tool
 
 Questions are those of MMLU as lm-eval renders them, or a pair's own. Each part prints its result as it ends; a table of
-all follows, and one JSON object. Times are of whole requests, planning included, after one that does not count. A
-candidate's operations are counted twice: as run, with what questions and candidates share run once; and as asked, with
-every token of every question through every layer of every candidate.
+all follows, and one JSON object. Times are of whole requests, after one that does not count. The plan of a request's
+batches is made at its first time and then kept, so planning is in none of the times, but for a CPU's first time of more
+questions than --limit. A candidate's operations are counted twice: as run, with what questions and candidates share run
+once; and as asked, with every token of every question through every layer of every candidate.
 """
 
 from __future__ import annotations

@@ -36,7 +36,9 @@ def measured(engine: Engine) -> Pace:
     )
 
 
-def forecast(rate: float, shapes: Shapes, layers: int, tokens: Mapping[str, int], share: float | None) -> Pace:
+def forecast(
+    rate: float, shapes: Shapes, layers: int, tokens: Mapping[str, int], shares: Mapping[str, float] | None
+) -> Pace:
     """From the rate of matrix products.
 
     Args:
@@ -44,12 +46,13 @@ def forecast(rate: float, shapes: Shapes, layers: int, tokens: Mapping[str, int]
         shapes: Of one layer.
         layers: How many there are.
         tokens: Of all questions of a kind, by its name.
-        share: The rate of a whole walk over that of its matrix products; None where it has not been measured.
+        shares: The rate of a whole walk over that of its matrix products, by the same names; None where it has not been
+            measured.
     """
     per_token = 2 * layers * sum(out * width for out, width in shapes)
-    seconds = {which: count * per_token / (rate * (share or 1)) for which, count in tokens.items()}
+    seconds = {which: count * per_token / (rate * (shares[which] if shares else 1)) for which, count in tokens.items()}
     told = f"forecast for questions of MMLU from {rate / 1e12:.3g} TFLOP/s of matrix products, measured here"
-    return Pace(seconds, told if share else f"{told}; at least, for what runs between them is left out")
+    return Pace(seconds, told if shares else f"{told}; at least, for what runs between them is left out")
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, shapes: Shapes, tokens: int, seconds: float = 2.0) -> float:

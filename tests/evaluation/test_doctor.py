@@ -262,7 +262,31 @@ def test_claims_name_measurements_that_are_here() -> None:
         assert re.search(r"\d", claim)
         for named in re.findall(r"benchmarks/\S+\.md", claim):
             assert (ROOT / named).exists()
-    assert all(0 < share < 1.5 for share in doctor.SHARE_OF_MATRIX_RATE.values())
+
+
+def test_what_is_said_of_8b_is_what_its_page_says() -> None:
+    limited, whole = "one candidate, limit 10", "one candidate, all questions"
+    bf16, fp8 = (figures(limited)[i] for i in (3, -1))
+    assert f"{fp8:.2f} s instead of {bf16:.2f} " in (doctor.BRINGS["fp8"] or "")
+    for which, work in (("limit 10", limited), ("all questions", whole)):
+        assert doctor.SHARE_OF_MATRIX_RATE["Triton"][which] == round(figures(f"{work}, bf16, exact")[-1], 2)
+
+
+def figures(work: str) -> list[float]:
+    """Of that row of the engine's page at 8B size; letters of trees and empty cells left out."""
+    page = (ROOT / "benchmarks/engine-h200-2026-11.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| {work}(?: \(\w\))? \|(.*)\|$", page, re.MULTILINE)
+    return [float(cell) for cell in re.findall(r"\d+(?:\.\d+)?", row.replace(",", ""))]
+
+
+def test_every_forecast_has_its_share(gpu: Gpu) -> None:
+    tokens, shares = doctor.MMLU_TOKENS, doctor.SHARE_OF_MATRIX_RATE["Triton"]
+    assert shares.keys() == tokens.keys()
+    pace = gpu.report().pace
+    assert pace is not None
+    assert "at least" not in pace.how
+    work = {which: pace.seconds[which] * shares[which] / tokens[which] for which in tokens}
+    assert work["limit 10"] == pytest.approx(work["all questions"])
 
 
 def test_a_model_error_of_any_kind_is_a_reason() -> None:

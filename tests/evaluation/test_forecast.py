@@ -20,8 +20,9 @@ def test_a_forecast_is_work_over_rate() -> None:
 
 
 def test_a_known_share_of_the_rate_makes_it_longer() -> None:
-    pace = forecast(1280.0, SHAPES, 10, {"all questions": 100}, 0.5)
-    assert pace.seconds == pytest.approx({"all questions": 200})
+    tokens, shares = {"limit 10": 7, "all questions": 100}, {"limit 10": 0.25, "all questions": 0.5}
+    pace = forecast(1280.0, SHAPES, 10, tokens, shares)
+    assert pace.seconds == pytest.approx({"limit 10": 28, "all questions": 200})
     assert "at least" not in pace.how
 
 
