@@ -18,7 +18,7 @@ from typing import Any
 
 from evaluation.cluster import reaper
 from evaluation.cluster.options import ClusterOptions
-from evaluation.cluster.ray_pool import ENVIRONMENT, LOOPBACK, OBJECT_STORE_BYTES, SLOT, require_ray, visible_devices
+from evaluation.cluster.ray_pool import ENVIRONMENT, OBJECT_STORE_BYTES, SLOT, require_ray, visible_devices
 from evaluation.errors import EvaluationError
 
 POLL_S = 0.5
@@ -32,7 +32,7 @@ def join(folder: Path, options: ClusterOptions) -> int:
     A driver that is started again is joined again.
 
     Raises:
-        EvaluationError: if Ray is missing here or is of another version, or the run listens to its own host alone.
+        EvaluationError: if Ray is missing here or is of another version, or the run cannot be reached.
     """
     require_ray()
     folder = folder.expanduser().absolute()
@@ -63,9 +63,10 @@ def _check(cluster: Mapping[str, Any]) -> None:
     here = metadata.version("ray")
     if cluster["ray"] != here:
         raise EvaluationError(f"the run's Ray is {cluster['ray']}, that of this host is {here}; install the same")
-    if cluster["loopback"] and cluster["host"] != socket.gethostname():
+    if cluster["loopback"]:
         raise EvaluationError(
-            f"the run listens to its own host, {cluster['host']}, alone; start it with --listen {cluster['host']}"
+            f"the run can be reached from within {cluster['host']} alone; stop it and start it again with --listen "
+            f"{cluster['host']}: it goes on where it was"
         )
 
 
@@ -74,8 +75,6 @@ def _help(cluster: Mapping[str, Any], options: ClusterOptions) -> None:
     mark = secrets.token_hex(8)
     environment = {**os.environ, **ENVIRONMENT, reaper.MARK: mark}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": cluster["token"]}
-    if cluster["loopback"]:
-        environment |= LOOPBACK
     if options.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = visible_devices(options.gpus)
     command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start"]

@@ -71,10 +71,10 @@ def use_silu_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     import triton.language as tl
     from triton.runtime.interpreter import TensorHandle
 
-    from models.packed import triton_exact
+    from models.packed import triton_exact_kernels
 
     def silu(x):
         made = torch.nn.functional.silu(torch.from_numpy(np.array(x.handle.data))).numpy()
         return tl.tensor(TensorHandle(made, x.dtype.scalar), x.type)
 
-    monkeypatch.setattr(triton_exact, "_silu", silu)
+    monkeypatch.setattr(triton_exact_kernels, "silu", silu)
