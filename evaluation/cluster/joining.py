@@ -45,7 +45,7 @@ def join(folder: Path, options: ClusterOptions) -> int:
             continue
         _check(cluster)
         print(f"run_search: joining {cluster['address']} with {options.here} workers", file=sys.stderr, flush=True)
-        _help(cluster, options)
+        _help(folder / "cluster.json", cluster, options)
         refused = cluster  # that driver is gone, or cannot be reached
     print(f"run_search: the run in {folder} is over", file=sys.stderr)
     return 0
@@ -70,8 +70,8 @@ def _check(cluster: Mapping[str, Any]) -> None:
         )
 
 
-def _help(cluster: Mapping[str, Any], options: ClusterOptions) -> None:
-    """Be a node of the run's cluster until it ends."""
+def _help(path: Path, cluster: dict[str, Any], options: ClusterOptions) -> None:
+    """Be a node of the run's cluster for as long as it is announced."""
     mark = secrets.token_hex(8)
     environment = {**os.environ, **ENVIRONMENT, reaper.MARK: mark}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": cluster["token"]}
@@ -89,14 +89,16 @@ def _help(cluster: Mapping[str, Any], options: ClusterOptions) -> None:
     watch = reaper.start(mark, folder)
     try:
         with tempfile.TemporaryFile("w+") as said:
-            done = subprocess.run(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, check=False
+            node = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
             )
+            while node.poll() is None and _read(path) == cluster:
+                time.sleep(POLL_S)
             said.seek(0)
             lines = [line.strip() for line in said if line.strip()]
-        if done.returncode and not any("Ray runtime started" in line for line in lines):
+        if node.returncode and not any("Ray runtime started" in line for line in lines):
             _log.warning("could not join %s: %s", cluster["address"], lines[-1] if lines else "Ray says nothing")
-    finally:
+    finally:  # the node ends with the watch
         assert watch.stdin is not None
         watch.stdin.close()
         watch.wait()
