@@ -126,18 +126,21 @@ class ReplayedPair:
 
     Args:
         seed: Of all noise and of which question is how difficult.
+        is_drawn: Whether difficulties are drawn from the normal distribution instead, as if each seed had a test of new
+            questions. The truth of a set is then what to expect on more of them, from the same subjects.
     """
 
     num_layers = 32
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, *, is_drawn: bool = False) -> None:
         with SUBJECT_SIZES.open(newline="") as file:
             sizes = {row["subject"]: int(row["questions"]) for row in csv.DictReader(file)}
         self.subject_names = tuple(sizes)
         self.subjects = np.repeat(np.arange(len(sizes)), list(sizes.values())).astype(np.int64)
         self.num_questions = len(self.subjects)
         self.seed = seed
-        self.fingerprint = {"landscape": "published", "seed": seed}
+        self.is_drawn = is_drawn
+        self.fingerprint = {"landscape": "published", "seed": seed, "is_drawn": is_drawn}
         self.effects = Effects(*measurements(), num_layers=self.num_layers)
         self._ability: dict[LayerSet, float] = {}
         self._known: dict[LayerSet, NDArray[np.uint8]] = {}
@@ -157,8 +160,13 @@ class ReplayedPair:
         return np.unpackbits(self._known[layers], count=self.num_questions).view(np.bool_)
 
     def truth(self, layers: LayerSet) -> float:
-        """Expected accuracy on all questions: the mean of the probabilities to have each right."""
-        return float(ndtr(self._thresholds(layers)).mean())
+        """Expected accuracy on all questions, the mean of the probabilities to have each right; or on new ones."""
+        if not self.is_drawn:
+            return float(ndtr(self._thresholds(layers)).mean())
+        own = 1 - SHARED * SUBJECT_SHARE  # variance within a subject
+        return float(
+            ndtr((self._strength(layers) - (SHARED * SUBJECT_SHARE) ** 0.5 * self._deviates[0]) / own**0.5).mean()
+        )
 
     def top(self, count: int) -> list[LayerSet]:
         """The truly best sets of 1 to 4 layers, best first."""
@@ -177,18 +185,27 @@ class ReplayedPair:
 
     def _thresholds(self, layers: LayerSet) -> Floats:
         """What a set's own deviate must stay below to have each question right, float64 [num_questions]."""
+        return (self._strength(layers) - SHARED**0.5 * self._difficulty) / (1 - SHARED) ** 0.5
+
+    def _strength(self, layers: LayerSet) -> float:
+        """A set's ability, as a normal deviate."""
         if layers not in self._ability:
             accuracy = self.effects.accuracies(np.array([layers.indices], dtype=np.int64))
             self._ability[layers] = float(ndtri(accuracy[0]))
-        return (self._ability[layers] - SHARED**0.5 * self._difficulty) / (1 - SHARED) ** 0.5
+        return self._ability[layers]
+
+    @cached_property
+    def _deviates(self) -> tuple[Floats, Floats]:
+        """Of subjects, for each of their questions, and of questions: standard normal, float64 [num_questions]."""
+        rng = np.random.default_rng([self.seed, 2])
+        of_subject = rng.standard_normal(len(self.subject_names))[self.subjects]
+        return of_subject, rng.standard_normal(self.num_questions)
 
     @cached_property
     def _difficulty(self) -> Floats:
-        rng = np.random.default_rng([self.seed, 2])
-        of_subject = rng.standard_normal(len(self.subject_names))[self.subjects]
-        of_question = rng.standard_normal(self.num_questions)
-        rank = np.argsort(np.argsort(SUBJECT_SHARE**0.5 * of_subject + (1 - SUBJECT_SHARE) ** 0.5 * of_question))
-        return ndtri((rank + 0.5) / self.num_questions)
+        of_subject, of_question = self._deviates
+        drawn = SUBJECT_SHARE**0.5 * of_subject + (1 - SUBJECT_SHARE) ** 0.5 * of_question
+        return drawn if self.is_drawn else ndtri((np.argsort(np.argsort(drawn)) + 0.5) / self.num_questions)
 
 
 class RecordedPair:
