@@ -14,7 +14,7 @@ Groups = dict[str, dict[str, dict[float, list[Mapping[str, Any]]]]]
 
 
 def tables(lines: Sequence[Mapping[str, Any]], floor: NDArray[np.float64]) -> str:
-    """Markdown: per landscape, mean regret, its standard error and the worst by strategy and budget, and less that of ga.
+    """Markdown: per landscape, mean regret, its standard error and the worst, by strategy and budget.
 
     Args:
         lines: runs, as `benchmarks.search.measure` returns them.
