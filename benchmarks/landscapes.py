@@ -56,6 +56,7 @@ class Effects:
         num_layers: Depth of the model.
         single_penalty: Of single effects.
         pair_penalty: Of pair effects.
+        draw: Draw all effects from what the measurements leave open, by this seed, instead of taking their mean.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Effects:
         num_layers: int = 32,
         single_penalty: float = SINGLE_PENALTY,
         pair_penalty: float = PAIR_PENALTY,
+        draw: int | None = None,
     ) -> None:
         self._sets, self._accuracies = sets, accuracies
         low, high = np.triu_indices(num_layers, 1)
@@ -82,6 +84,13 @@ class Effects:
         self.single = effects[:num_layers]
         self.pair = np.zeros((num_layers, num_layers))
         self.pair[low, high] = np.where(design[:, num_layers:].any(axis=0), effects[num_layers:], unseen)
+        if draw is not None:  # a draw from the prior, corrected by how far it is off the measurements (Matheron's rule)
+            rng, scale = np.random.default_rng([77, draw]), noise_variance**0.5
+            prior = rng.standard_normal(len(variances)) * variances**0.5 * scale
+            noise = rng.standard_normal(len(sets)) * scale
+            off = self._precision @ (self._measured - design @ prior - noise)
+            drawn = prior + variances * (design.T @ off)
+            self.single, self.pair[low, high] = drawn[:num_layers], drawn[num_layers:]
 
     def accuracies(self, sets_NK: NDArray[np.int64]) -> Floats:
         """Of sets of equal size, one row of increasing layers each: float64 [n], in [0, 1]."""
@@ -126,19 +135,23 @@ class ReplayedPair:
 
     Args:
         seed: Of all noise and of which question is how difficult.
+        is_drawn: Whether difficulties are drawn from the normal distribution instead, as if each seed had a test of new
+            questions. The truth of a set is then what to expect on more of them, from the same subjects.
+        effects: Of layers and pairs; None for those that fit the measurements best.
     """
 
     num_layers = 32
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, *, is_drawn: bool = False, effects: Effects | None = None) -> None:
         with SUBJECT_SIZES.open(newline="") as file:
             sizes = {row["subject"]: int(row["questions"]) for row in csv.DictReader(file)}
         self.subject_names = tuple(sizes)
         self.subjects = np.repeat(np.arange(len(sizes)), list(sizes.values())).astype(np.int64)
         self.num_questions = len(self.subjects)
         self.seed = seed
-        self.fingerprint = {"landscape": "published", "seed": seed}
-        self.effects = Effects(*measurements(), num_layers=self.num_layers)
+        self.is_drawn = is_drawn
+        self.fingerprint = {"landscape": "published", "seed": seed, "is_drawn": is_drawn}
+        self.effects = effects or Effects(*measurements(), num_layers=self.num_layers)
         self._ability: dict[LayerSet, float] = {}
         self._known: dict[LayerSet, NDArray[np.uint8]] = {}
 
@@ -157,8 +170,13 @@ class ReplayedPair:
         return np.unpackbits(self._known[layers], count=self.num_questions).view(np.bool_)
 
     def truth(self, layers: LayerSet) -> float:
-        """Expected accuracy on all questions: the mean of the probabilities to have each right."""
-        return float(ndtr(self._thresholds(layers)).mean())
+        """Expected accuracy on all questions, the mean of the probabilities to have each right; or on new ones."""
+        if not self.is_drawn:
+            return float(ndtr(self._thresholds(layers)).mean())
+        own = 1 - SHARED * SUBJECT_SHARE  # variance within a subject
+        return float(
+            ndtr((self._strength(layers) - (SHARED * SUBJECT_SHARE) ** 0.5 * self._deviates[0]) / own**0.5).mean()
+        )
 
     def top(self, count: int) -> list[LayerSet]:
         """The truly best sets of 1 to 4 layers, best first."""
@@ -177,18 +195,32 @@ class ReplayedPair:
 
     def _thresholds(self, layers: LayerSet) -> Floats:
         """What a set's own deviate must stay below to have each question right, float64 [num_questions]."""
+        return (self._strength(layers) - SHARED**0.5 * self._difficulty) / (1 - SHARED) ** 0.5
+
+    def _strength(self, layers: LayerSet) -> float:
+        """A set's ability, as a normal deviate."""
         if layers not in self._ability:
             accuracy = self.effects.accuracies(np.array([layers.indices], dtype=np.int64))
             self._ability[layers] = float(ndtri(accuracy[0]))
-        return (self._ability[layers] - SHARED**0.5 * self._difficulty) / (1 - SHARED) ** 0.5
+        return self._ability[layers]
+
+    @cached_property
+    def _deviates(self) -> tuple[Floats, Floats]:
+        """Of subjects, for each of their questions, and of questions: standard normal, float64 [num_questions]."""
+        rng = np.random.default_rng([self.seed, 2])
+        of_subject = rng.standard_normal(len(self.subject_names))[self.subjects]
+        return of_subject, rng.standard_normal(self.num_questions)
 
     @cached_property
     def _difficulty(self) -> Floats:
-        rng = np.random.default_rng([self.seed, 2])
-        of_subject = rng.standard_normal(len(self.subject_names))[self.subjects]
-        of_question = rng.standard_normal(self.num_questions)
-        rank = np.argsort(np.argsort(SUBJECT_SHARE**0.5 * of_subject + (1 - SUBJECT_SHARE) ** 0.5 * of_question))
-        return ndtri((rank + 0.5) / self.num_questions)
+        of_subject, of_question = self._deviates
+        drawn = SUBJECT_SHARE**0.5 * of_subject + (1 - SUBJECT_SHARE) ** 0.5 * of_question
+        return drawn if self.is_drawn else ndtri((np.argsort(np.argsort(drawn)) + 0.5) / self.num_questions)
+
+
+def drawn_pair(seed: int = 0) -> ReplayedPair:
+    """Another landscape for each seed, all as likely by the measurements: what is won on them is not luck of one."""
+    return ReplayedPair(seed, effects=Effects(*measurements(), draw=seed))
 
 
 class RecordedPair:

@@ -14,7 +14,7 @@ Groups = dict[str, dict[str, dict[float, list[Mapping[str, Any]]]]]
 
 
 def tables(lines: Sequence[Mapping[str, Any]], floor: NDArray[np.float64]) -> str:
-    """Markdown: per landscape, mean regret with its standard error and the worst, by strategy and budget.
+    """Markdown: per landscape, mean regret, its standard error and the worst, by strategy and budget.
 
     Args:
         lines: runs, as `benchmarks.search.measure` returns them.
@@ -36,6 +36,7 @@ def tables(lines: Sequence[Mapping[str, Any]], floor: NDArray[np.float64]) -> st
             text.append(f"| {name} | " + " | ".join(row) + f" | {own:.1f} |")
         if landscape == "published" and len(floor):
             text.append(f"| noise floor, 400 passes | {_told(floor)} |" + " |" * len(budgets))
+        text += _beside_default(strategies)
         text.append("")
     return "\n".join(text)
 
@@ -81,6 +82,23 @@ def _grouped(lines: Sequence[Mapping[str, Any]]) -> Groups:
         cell = line["cell"]
         groups[cell["landscape"]][cell["strategy"]][cell["passes"]].append(line)
     return groups
+
+
+def _beside_default(strategies: Mapping[str, Mapping[float, Sequence[Mapping[str, Any]]]]) -> list[str]:
+    """A line per strategy: regret less that of `ga`, mean and standard error over the seeds that both have run."""
+    lines = []
+    for name, cells in strategies.items():
+        for passes, runs in cells.items():
+            regrets, default = (
+                {run["cell"]["seed"]: 100 * run["regret"] for run in of}
+                for of in (runs, strategies.get("ga", {}).get(passes, []))
+            )
+            differences = np.array([regrets[seed] - default[seed] for seed in regrets if seed in default])
+            if name != "ga" and len(differences) > 1:
+                error = differences.std(ddof=1) / np.sqrt(len(differences))
+                mean = differences.mean()
+                lines.append(f"{name} less ga, {passes:g} passes, {len(differences)} pairs: {mean:+.3f} ({error:.3f})")
+    return lines
 
 
 def _told(regrets: Sequence[float] | NDArray[np.float64]) -> str:

@@ -12,7 +12,7 @@ from evaluation.engine import Engine
 from evaluation.questions import QuestionSet
 from evaluation.walk import distinct
 from genetic_algorithm import Answers, LayerSet, Score
-from genetic_algorithm.evaluator import limit_questions
+from genetic_algorithm.evaluator import limit_questions, together
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,11 @@ def _accuracy(questions: QuestionSet, answers: Answers, asked: NDArray[np.int64]
     size = np.bincount(subjects, minlength=len(names))
     right = np.bincount(subjects, weights=answers.correct, minlength=len(names)).astype(np.int64)
 
-    def score(members: Sequence[str]) -> Score:
-        at = [names.index(name) for name in members]
-        return Score(correct=int(right[at].sum()), asked=int(size[at].sum()), part=part)
-
+    scores = {name: Score(int(k), int(n), part) for name, k, n in zip(names, right, size, strict=True)}
     return Accuracy(
-        total=score(names),
-        subjects={name: score([name]) for name in names},
-        groups={name: score(below) for name, below in questions.groups.items()},
+        total=together(scores.values(), part),
+        subjects=scores,
+        groups={name: together((scores[one] for one in below), part) for name, below in questions.groups.items()},
     )
 
 

@@ -20,6 +20,7 @@ from evaluation.lm import HybridLM
 from evaluation.questions import gold_choices, question_order
 from evaluation.tasks import LoadedTasks
 from genetic_algorithm import Score
+from genetic_algorithm.evaluator import together
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,7 @@ def run_lm_eval(
         tracker.save_results_samples(task_name=name, samples=samples[name])
     folder = output / str(tracker.general_config_tracker.model_name_sanitized)
     _check_written(folder, getattr(tracker, "date_id", ""), {name: len(samples[name]) for name in loaded.tasks})
-    correct, asked = (sum(getattr(score, what) for score in subjects.values()) for what in ("correct", "asked"))
-    return LmEvalRun(subjects, Score(correct=correct, asked=asked, part=_part(limit)), folder)
+    return LmEvalRun(subjects, together(subjects.values(), _part(limit)), folder)
 
 
 @contextmanager

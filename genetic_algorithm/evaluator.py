@@ -12,7 +12,7 @@ expected cost of one question of one set).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any, NamedTuple, Protocol
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genetic_algorithm.errors import SearchError
+from genetic_algorithm.intervals import stratified_error, wilson
 from genetic_algorithm.layer_set import LayerSet
 
 
@@ -69,13 +70,15 @@ class Score:
 
     `part` names the questions ("fast", "full", "holdout"): only scores on the same questions compare.
     `goal` is the mean of what the search is for and its standard error, where that is not this accuracy: a weighted
-    mixture, or the negative divergence from the donor.
+    mixture, or the negative divergence from the donor. `accuracy_error` is the standard error of the accuracy where the
+    questions are of several subjects, by `intervals.stratified_error`; None where they are of one.
     """
 
     correct: int
     asked: int
     part: str
     goal: tuple[float, float] | None = None
+    accuracy_error: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.correct <= self.asked or self.asked < 1:
@@ -88,8 +91,15 @@ class Score:
 
     @property
     def standard_error(self) -> float:
-        """Binomial, in the unit of `accuracy`."""
+        """In the unit of `accuracy`: stratified by subject, or else binomial."""
+        if self.accuracy_error is not None:
+            return self.accuracy_error
         return sqrt(self.accuracy * (1 - self.accuracy) / self.asked)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the accuracy on new questions of the same subjects."""
+        return wilson(self.correct, self.asked, self.standard_error)
 
     @property
     def value(self) -> float:
@@ -113,6 +123,14 @@ class Score:
         if self.goal is not None:
             found |= {"value": round(self.value, 6), "value_error": round(self.value_error, 6)}
         return found
+
+
+def together(scores: Iterable[Score], part: str) -> Score:
+    """The score on the questions of several subjects, one score each."""
+    correct, asked = zip(*((score.correct, score.asked) for score in scores), strict=True)
+    right = np.concatenate([np.arange(of_one) < k for k, of_one in zip(correct, asked, strict=True)])
+    error = stratified_error(right, np.repeat(np.arange(len(asked)), asked))
+    return Score(sum(correct), sum(asked), part, accuracy_error=error)
 
 
 def limit_questions(subjects: NDArray[np.int64], limit: int | None, skip: int = 0) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from genetic_algorithm.errors import SearchError
 from genetic_algorithm.evaluator import Answers, Score
+from genetic_algorithm.intervals import stratified_error
 from genetic_algorithm.layer_set import LayerSet
 from genetic_algorithm.paired_test import Comparison, compare, compare_means
 from genetic_algorithm.questions import Questions
@@ -147,12 +148,12 @@ class Ledger:
 
     def _score(self, layers: LayerSet, answers: NDArray[np.int8], questions: NDArray[np.int64], part: str) -> Score:
         correct, asked = int(answers.sum()), len(answers)
-        if self.goal == "accuracy" and not self.questions.is_weighted:
-            return Score(correct, asked, part)
-        values, weights = self._values(layers, questions), self.questions.weighting(questions)
-        mean = float(np.average(values, weights=weights))
-        error = float(np.sqrt((weights**2 * (values - mean) ** 2).sum()) / weights.sum())
-        return Score(correct, asked, part, (mean, error))
+        subjects = self.questions.subjects[questions]
+        accuracy_error, goal = stratified_error(answers, subjects), None
+        if self.goal != "accuracy" or self.questions.is_weighted:
+            values, weights = self._values(layers, questions), self.questions.weighting(questions)
+            goal = float(np.average(values, weights=weights)), stratified_error(values, subjects, weights)
+        return Score(correct, asked, part, goal, accuracy_error)
 
     def best_score(self, layers: LayerSet, *parts: str) -> Score | None:
         """The score on the first of `parts` that the set has answered whole, else on its highest rung."""

@@ -21,7 +21,7 @@ class Questions:
 
     `parts` has `fast`, `full`, `final` and `holdout`, one entry per rung of the ladder, which holds all rungs below
     it, and `all`: every question, once. `blocks` are what each rung adds. `values` is the weight of each question in
-    a score, float64 [num_questions], with mean 1.
+    a score, float64 [num_questions], with mean 1. `subjects` are those of all answers there are, int64 [num_answers].
     """
 
     num_questions: int
@@ -30,6 +30,7 @@ class Questions:
     rungs: tuple[str, ...]
     blocks: tuple[NDArray[np.int64], ...]
     weights: NDArray[np.float64]
+    subjects: NDArray[np.int64]
 
     def weighting(self, asked: NDArray[np.int64]) -> NDArray[np.float64]:
         """Weight of each of these questions in a score, float64 [n].
@@ -69,7 +70,7 @@ def divide(
     Raises:
         SearchError: if there are no questions, or weights that do not fit.
     """
-    num_answers = len(subjects)
+    num_answers, of_answers = len(subjects), subjects
     subjects = subjects[:coarse_from]
     if len(subjects) == 0:
         raise SearchError("the evaluator has no questions; choose other --tasks")
@@ -93,6 +94,7 @@ def divide(
         tuple(rungs),
         tuple(blocks),
         _checked(weights, num_answers),
+        of_answers,
     )
 
 

@@ -12,7 +12,7 @@ from genetic_algorithm import comparisons
 from genetic_algorithm.comparisons import BASE, Finding
 from genetic_algorithm.conclusion import conclude
 from genetic_algorithm.evaluator import Score
-from genetic_algorithm.intervals import Z95, wilson
+from genetic_algorithm.intervals import Z95
 from genetic_algorithm.layer_set import LayerSet
 from genetic_algorithm.ledger import Ledger
 from genetic_algorithm.questions import ALL, FAST, FINAL, FULL, HOLDOUT
@@ -53,7 +53,8 @@ def document(
         "questions": {"in_all": ledger.num_questions, **parts, "rungs": rungs},
         "note": "accuracy is on questions that made the choice, so it flatters the best sets a little; "
         "holdout_accuracy is on questions that took no part in it, full_accuracy on all questions. Intervals are of "
-        "95 %. p-values are of paired tests on the hold-out, or where questions_also_chose is true on all questions "
+        "95 %, and like standard errors of a sample stratified by subject, for new questions of the same subjects. "
+        "p-values are of paired tests on the hold-out, or where questions_also_chose is true on all questions "
         "that both sets answered; p_value_corrected holds for all comparisons of its list together (Holm).",
         "ranked_by": details.get("ranked_by", RANKED_BY),
         "final_results": [_final(outcome, rank) for rank in range(len(outcome.final))],
@@ -143,7 +144,7 @@ def _part_score(ledger: Ledger, layers: LayerSet, part: str, name: str) -> dict[
 
 
 def _interval(score: Score) -> list[float]:
-    return [round(bound, _DIGITS) for bound in wilson(score.correct, score.asked)]
+    return [round(bound, _DIGITS) for bound in score.interval]
 
 
 def _final(outcome: Outcome, rank: int) -> dict[str, Any]:

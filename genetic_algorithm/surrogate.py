@@ -25,6 +25,8 @@ from genetic_algorithm.layer_set import LayerSet
 
 Array = NDArray[np.float64]
 _MOST_FOR_VARIANCES = 400  # observations by which variances are fitted: the cost is cubic
+_NEAR = 4  # layers by which sets differ that are two swaps apart
+_FEWEST_SETS = 24  # to fit variances to
 _SPREAD = 2.0  # of the prior of a log variance
 _JITTER = 1e-9
 
@@ -69,10 +71,17 @@ class Surrogate:
         observations: at least one.
         start: variances to begin the fit with; those of an earlier one save time.
         refit: whether to fit the variances, or take `start` as it is.
+        around: fit the variances to the sets near this one alone, at most two swaps away, where these are enough.
     """
 
     def __init__(
-        self, num_layers: int, observations: Observations, start: Variances | None = None, *, refit: bool = True
+        self,
+        num_layers: int,
+        observations: Observations,
+        start: Variances | None = None,
+        *,
+        refit: bool = True,
+        around: LayerSet | None = None,
     ) -> None:
         self._num_layers, self._data = num_layers, observations
         weights = 1 / observations.variance
@@ -80,7 +89,8 @@ class Surrogate:
         unit = float(np.var(observations.value)) or 1.0
         self.variances = start or Variances(0.3 * unit, 0.03 * unit, 0.003 * unit, 0.003 * unit, 3 * unit)
         if refit:
-            self.variances = _fitted(self._subset(_MOST_FOR_VARIANCES), self._mean, self.variances, num_layers)
+            data = _thinned(observations if around is None else _near(observations, around), _MOST_FOR_VARIANCES)
+            self.variances = _fitted(data, self._mean, self.variances, num_layers)
         self._known = {layers: i for i, layers in enumerate(observations.sets)}
         self._rows = _rows(observations.sets, num_layers)
         fixed, shared, same = _parts(observations, num_layers)
@@ -124,21 +134,30 @@ class Surrogate:
                 covariance[i, j] += self.variances.remainder
         return rows, covariance[:, self._data.set_index]
 
-    def _subset(self, most: int) -> Observations:
-        """The observations of highest value, and as many others: the top is where the fit must be good."""
-        data = self._data
-        if len(data.value) <= most:
-            return data
-        order = np.argsort(-data.value, kind="stable")
-        step = max(1, (len(order) - most // 2) // (most // 2))
-        chosen = np.sort(np.concatenate([order[: most // 2], order[most // 2 :: step][: most // 2]]))
-        return replace(
-            data,
-            set_index=data.set_index[chosen],
-            block=data.block[chosen],
-            value=data.value[chosen],
-            variance=data.variance[chosen],
-        )
+
+def _thinned(data: Observations, most: int) -> Observations:
+    """The observations of highest value, and as many others: the top is where the fit must be good."""
+    if len(data.value) <= most:
+        return data
+    order = np.argsort(-data.value, kind="stable")
+    step = max(1, (len(order) - most // 2) // (most // 2))
+    return _only(data, np.sort(np.concatenate([order[: most // 2], order[most // 2 :: step][: most // 2]])))
+
+
+def _near(data: Observations, layers: LayerSet) -> Observations:
+    """The observations of sets that differ from one in at most two swaps; all, where these are few."""
+    near = np.array([len({*s.indices} ^ {*layers.indices}) <= _NEAR for s in data.sets])
+    return data if near.sum() < _FEWEST_SETS else _only(data, np.flatnonzero(near[data.set_index]))
+
+
+def _only(data: Observations, chosen: NDArray[np.int64]) -> Observations:
+    return replace(
+        data,
+        set_index=data.set_index[chosen],
+        block=data.block[chosen],
+        value=data.value[chosen],
+        variance=data.variance[chosen],
+    )
 
 
 def _rows(sets: Sequence[LayerSet], num_layers: int) -> Array:

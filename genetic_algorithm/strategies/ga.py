@@ -6,7 +6,9 @@ Thompson 1933). A new favourite gets the fast questions, one seen before its nex
 questions by promise. Stage 2 races what has a fair chance of being the best up to the full questions. Stage 3 looks
 at the neighbours of the leaders and races those that may be better, until none is likely to be.
 
-What is ranked in the end is the posterior by right and wrong alone; signals only help to propose.
+What is ranked in the end is the posterior by right and wrong alone; signals only help to propose. Its variances are
+fitted to the sets around the leader (as in trust regions, Eriksson et al. 2019): towards the donor's own accuracy
+effects become small, and variances that hold for all sets take noise in the leaders' scores for effects of their pairs.
 """
 
 from __future__ import annotations
@@ -76,9 +78,9 @@ class ModelAssistedGA:
         seen = [s for s in ledger.known if space.contains(s) and ledger.level(s)]
         if not seen:
             return []
-        self._learn(with_signals=False)
-        assert self._surrogate is not None
-        value = np.round(to_value(ledger, seen, self._surrogate.mean(seen)), _DIGITS)
+        leader = ledger.ranked_on_ladder(seen)[0]
+        model = Surrogate(space.num_layers, observe(ledger, with_signals=False), around=leader)
+        value = np.round(to_value(ledger, seen, model.mean(seen)), _DIGITS)
         costs = (ledger.layer_cost * len(layers) for layers in seen)
         self.estimates = {str(s): float(v) + cost for s, v, cost in zip(seen, value, costs, strict=True)}
         order = sorted(range(len(seen)), key=lambda i: (-value[i], len(seen[i]), seen[i]))

@@ -65,6 +65,16 @@ class TestReplayedPair:
     def test_truth_is_the_same_for_every_seed(self, replay):
         assert landscapes.ReplayedPair(3).truth(GOOD) == pytest.approx(replay.truth(GOOD), abs=1e-12)
 
+    def test_new_questions_have_the_truth_of_their_subjects(self, replay):
+        """Drawn instead of dealt: truths differ by seed, around that of the landscape, and answers go by them."""
+        drawn = [landscapes.ReplayedPair(seed, is_drawn=True) for seed in range(12)]
+        truths = np.array([pair.truth(GOOD) for pair in drawn])
+        assert 0.005 < truths.std() < 0.05
+        assert truths.mean() == pytest.approx(replay.truth(GOOD), abs=4 * truths.std() / 12**0.5)
+        off = np.array([pair.correct(GOOD).mean() for pair in drawn]) - truths
+        assert abs(off).max() < 4 * 0.0042
+        assert drawn[0].top(3) == replay.top(3)
+
     def test_the_best_set_is_best(self, replay):
         best, truth = replay.best()
         assert (str(best), len(replay.top(5))) == ("11+13+14+17", 5)
@@ -102,6 +112,20 @@ class TestEffects:
         without = landscapes.Effects(others, np.delete(measured, at))
         expected = without.accuracies(np.array([[11, 13, 17]]))[0] - measured[at]
         assert replay.effects.left_out_errors()[at] == pytest.approx(expected, abs=1e-9)
+
+    def test_drawn_ones_spread_around_the_fit_where_nothing_was_measured(self, replay):
+        drawn = [landscapes.drawn_pair(seed).effects for seed in range(20)]
+        assert landscapes.drawn_pair(3).effects.single.tolist() == drawn[3].single.tolist()
+        singles = np.array([one.single for one in drawn])
+        assert np.abs(singles.mean(0) - replay.effects.single).max() < 6 * singles.std(0).max() / 20**0.5
+        sets, measured = landscapes.measurements()
+        assert np.std([effects.pair[30, 31] for effects in drawn]) > 0.05
+        errors = [
+            landscapes.ReplayedPair(0, effects=effects).truth(layers) - accuracy
+            for effects in drawn[:5]
+            for layers, accuracy in zip(sets[::20], measured[::20], strict=True)
+        ]
+        assert np.sqrt(np.mean(np.square(errors))) < 0.02
 
     def test_predict_better_with_pairs_than_without(self, replay):
         with_pairs = np.sqrt((replay.effects.left_out_errors() ** 2).mean())

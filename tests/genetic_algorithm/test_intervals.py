@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genetic_algorithm.intervals import Z95, holm, wilson
+from genetic_algorithm.evaluator import Score, together
+from genetic_algorithm.intervals import Z95, holm, stratified_error, wilson
 from genetic_algorithm.paired_test import Paired, PairedMeans, compare_means
 
 shares = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -36,6 +37,72 @@ def test_wilson_covers_the_truth_as_often_as_it_says(truth: float) -> None:
     drawn = rng.binomial(1000, truth, size=4000)
     covered = [low <= truth <= high for low, high in (wilson(int(k), 1000) for k in drawn)]
     assert 0.935 <= np.mean(covered) <= 0.965
+
+
+def test_an_error_given_counts_as_that_of_so_many_questions() -> None:
+    assert wilson(300, 1000, sqrt(0.3 * 0.7 / 1000)) == pytest.approx(wilson(300, 1000))
+    assert wilson(300, 1000, sqrt(0.3 * 0.7 / 2000)) == pytest.approx(wilson(600, 2000))
+    for correct in (0, 1000):
+        assert wilson(correct, 1000, 0.0) == pytest.approx(wilson(correct, 1000))
+    low, high = wilson(500, 1000, 0.0)  # one subject all right, one all wrong
+    assert low < 0.499
+    assert high > 0.501
+
+
+def test_the_stratified_error_is_that_of_the_textbook() -> None:
+    """By its formula, the sum over subjects of W^2 s^2 / n, done subject by subject."""
+    rng = np.random.default_rng(0)
+    subjects = rng.permutation(np.repeat([7, 3, 5], [10, 40, 150]))
+    values = rng.random(200) < 0.1 * subjects
+    parts = [values[subjects == h].astype(float) for h in (7, 3, 5)]
+    expected = sqrt(sum((len(part) / 200) ** 2 * part.var(ddof=1) / len(part) for part in parts))
+    assert stratified_error(values, subjects) == pytest.approx(expected)
+    assert stratified_error(values, subjects, np.full(200, 3.0)) == pytest.approx(expected)
+    assert stratified_error(5 * values, subjects) == pytest.approx(5 * expected)
+
+
+def test_weights_enter_the_stratified_error_by_subject() -> None:
+    """A mixture of two tasks, one half of the score each: halves of their errors, as of independent means."""
+    rng = np.random.default_rng(1)
+    values, subjects = rng.random(120), np.repeat([0, 1], [100, 20])
+    of_each = [values[subjects == h].std(ddof=1) / sqrt(n) for h, n in enumerate((100, 20))]
+    found = stratified_error(values, subjects, np.where(subjects == 0, 0.5 / 100, 0.5 / 20))
+    assert found == pytest.approx(sqrt(sum((0.5 * error) ** 2 for error in of_each)))
+
+
+def test_subjects_of_one_or_two_questions_are_taken_together() -> None:
+    values = np.array([1, 0, 1, 0, 1, 1, 0, 0, 1, 1])
+    alone = np.array([0, 0, 0, 0, 0, 1, 2, 3, 3, 4])
+    pooled = np.array([0, 0, 0, 0, 0, 9, 9, 9, 9, 9])
+    assert stratified_error(values, alone) == stratified_error(values, pooled)
+    # A single small one joins the next smallest.
+    assert stratified_error(values, np.array([0] * 6 + [1] * 3 + [2])) == stratified_error(
+        values, np.array([0] * 6 + [1] * 4)
+    )
+    assert stratified_error(values, np.arange(10)) == pytest.approx(values.std(ddof=1) / sqrt(10))
+    assert stratified_error([1], [0]) == 0.0
+
+
+@pytest.mark.parametrize("per_subject", [1, 2, 4, 25])
+def test_the_stratified_interval_covers_the_truth_of_new_questions(per_subject: int) -> None:
+    """40 subjects whose shares differ as widely as those of MMLU or more, and new questions in each draw."""
+    rng = np.random.default_rng(2)
+    truths, subjects = rng.uniform(0.2, 0.95, 40), np.repeat(np.arange(40), per_subject)
+    drawn = rng.random((2000, len(subjects))) < truths[subjects]
+    scores = [Score(int(one.sum()), len(one), "", accuracy_error=stratified_error(one, subjects)) for one in drawn]
+    covered = np.mean([low <= truths.mean() <= high for low, high in (score.interval for score in scores)])
+    # Two questions in each are taken together, for want of a better way: that covers more than it says.
+    assert 0.935 <= covered <= (0.965 if per_subject > 2 else 1.0)
+    plain = np.mean([low <= truths.mean() <= high for low, high in (wilson(s.correct, s.asked) for s in scores)])
+    assert plain > 0.965
+
+
+def test_scores_of_subjects_together_are_a_stratified_one() -> None:
+    score = together([Score(30, 40, "full"), Score(5, 60, "full")], "full")
+    assert (score.correct, score.asked, score.part) == (35, 100, "full")
+    values = np.repeat([1, 0, 1, 0], [30, 10, 5, 55])
+    assert score.standard_error == stratified_error(values, np.repeat([0, 1], [40, 60]))
+    assert score.standard_error < sqrt(0.35 * 0.65 / 100)
 
 
 def test_holm_is_as_published() -> None:

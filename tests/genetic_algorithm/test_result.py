@@ -12,7 +12,7 @@ import pytest
 from genetic_algorithm import Answers, LayerSet, Search, SearchConfig, SearchSpace, comparisons, result
 from genetic_algorithm.comparisons import Finding
 from genetic_algorithm.conclusion import conclude, spell_p
-from genetic_algorithm.intervals import holm, wilson
+from genetic_algorithm.intervals import holm
 from genetic_algorithm.paired_test import Paired, compare
 from genetic_algorithm.questions import HOLDOUT
 from genetic_algorithm.search import Outcome, run
@@ -162,7 +162,7 @@ def test_intervals_of_the_chosen_set_cover_the_truth_as_often_as_they_say() -> N
         leader = outcome.final[0]
         truth = simulator.landscape.accuracy(leader)
         score = outcome.ledger.score(leader, HOLDOUT)
-        low, high = wilson(score.correct, score.asked)
+        low, high = score.interval
         covered.append(low <= truth <= high)
         better = [finding.against for finding in comparisons.of_leader(outcome) if finding.is_better]
         wrong.append(any(simulator.landscape.accuracy(rival) >= truth for rival in better))

@@ -92,6 +92,31 @@ def test_variances_are_found_again() -> None:
     assert found.triple < 0.003
 
 
+def _levelling_off(count: int) -> Observations:
+    """Sets whose layers add up to a value that levels off: among the best sets, effects are small."""
+    rng = np.random.default_rng(7)
+    drawn = [rng.choice(12, size=rng.integers(1, 5), replace=False).tolist() for _ in range(count)]
+    sets = tuple(dict.fromkeys(LayerSet.from_indices(layers) for layers in drawn))
+    effects = np.linspace(1.5, -0.5, 12)
+    values = np.tanh(0.6 * np.array([effects[list(s)].sum() for s in sets])) + rng.normal(0, 0.05, len(sets))
+    index, block = np.arange(len(sets)), np.zeros(len(sets), np.int64)
+    return Observations(sets, index, block, values, np.full(len(sets), 0.0025), np.array([1e-4]))
+
+
+def test_variances_around_a_set_are_those_of_its_neighbourhood() -> None:
+    data, best = _levelling_off(400), LayerSet((0, 1, 2, 3))
+    everywhere, around = Surrogate(12, data).variances, Surrogate(12, data, around=best).variances
+    assert around.layer < 0.5 * everywhere.layer
+    near = np.array([len({*s.indices} ^ {*best.indices}) <= 4 for s in data.sets])
+    assert 24 <= near.sum() < len(near)
+
+
+def test_too_few_sets_around_one_leave_the_variances_as_they_are() -> None:
+    data, far = _levelling_off(60), LayerSet((8, 9, 10, 11))
+    assert sum(len({*s.indices} ^ {*far.indices}) <= 4 for s in data.sets) < 24
+    assert Surrogate(12, data, around=far).variances == Surrogate(12, data).variances
+
+
 def _ledger(quality: np.ndarray, *, signal: str, per_subject: int = 200) -> tuple[Ledger, list[LayerSet]]:
     """Sets of given true accuracy that answered the first look, with signals that are good, random or none."""
     rng = np.random.default_rng(3)
