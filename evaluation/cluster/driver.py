@@ -26,7 +26,9 @@ from genetic_algorithm import Answers, LayerSet
 from genetic_algorithm.run_folder import write_json
 
 FAILED_STARTS = 3
-"""After so many workers in a row that never came up, no more are started."""
+"""After so many starts in a row that brought no worker, no more are made until a worker is lost or the room changes."""
+LOSSES_IN_A_ROW = 16
+"""So many workers, and twice as many as there is room for, may die over what they are asked without any reply."""
 SLOTS_S, STATUS_S = 2.0, 2.0
 """Seconds between two looks at how many workers there is room for, and between two states of them on disk."""
 
@@ -49,17 +51,15 @@ class ClusterEvaluator:
         self._starting: set[int] = set()
         self._answered: dict[int, int] = {}  # worker: question-evaluations
         self._numbers, self._tickets, self._first_ticket = 0, 0, 1
-        self._refused, self._failed_starts, self._lost = 0, 0, 0
-        self._last_reason = ""
+        self._failed_starts, self._lost, self._lost_in_a_row = 0, 0, 0
+        self._reason = ""  # of the first of the failed starts
         self._slots, self._looked_at_slots, self._wrote_status = 0, -np.inf, -np.inf
         self._round: Round | None = None
         self._status: Path | None = None
         self.failures: dict[LayerSet, str] = {}
         """Why sets were not answered, of all requests."""
         try:
-            while not self._ready:
-                self._staff()
-                list(self._next_event())
+            self._any_ready()
         except BaseException:
             pool.close()
             raise
@@ -110,12 +110,12 @@ class ClusterEvaluator:
     @property
     def seconds_per_question(self) -> float | None:
         """Of all workers together."""
-        pace = self._pool.describe(next(iter(self._ready)))[1]
+        pace = self._pool.describe(self._any_ready())[1]
         return None if pace is None else pace / max(self._slots, 1)
 
     def describe(self) -> dict[str, Any]:
         """Of the first worker, and how many there is room for."""
-        return {**self._pool.describe(next(iter(self._ready)))[0], "workers": self._slots}
+        return {**self._pool.describe(self._any_ready())[0], "workers": self._slots}
 
     def answers(self, batch: Sequence[LayerSet], questions: NDArray[np.int64]) -> Iterator[tuple[LayerSet, Answers]]:
         """Yield each distinct set of `batch` that can be evaluated; `failures` says why others cannot."""
@@ -126,23 +126,27 @@ class ClusterEvaluator:
     def pieces(self, jobs: Sequence[Job]) -> Iterator[Piece]:
         """Yield sets with the questions of a job and their answers to them, as they come.
 
-        A set that cannot be evaluated on one job is left out of those that still wait.
+        A set that cannot be evaluated on one job is left out of those that still wait. One request goes on at a time: a
+        new one ends the one before.
 
         Raises:
-            EvaluationError: when no worker is left and none can be started.
+            EvaluationError: when no worker is left and none can be started, or all die over what they are asked.
         """
         self._staff()
         tokens_Q = np.ones(self.num_questions) if self._facts.tokens is None else self._facts.tokens
         self._first_ticket = self._tickets + 1
-        self._round = Round(cut(jobs, max(1, self._slots), self.num_layers, tokens_Q))
+        self._round = going = Round(cut(jobs, max(1, self._slots), self.num_layers, tokens_Q))
         try:
-            while not self._round.is_done:
-                self._hand_out(self._round)
+            while not going.is_done:
+                if self._round is not going:
+                    raise EvaluationError("a request cannot go on after the next one has begun")
+                self._hand_out(going)
                 yield from self._next_event()
                 self._staff()
-            self.failures |= self._round.failures
+            self.failures |= going.failures
         finally:
-            self._round = None  # what still runs is nobody's any more
+            if self._round is going:
+                self._round = None  # what still runs is nobody's any more
 
     def report_to(self, path: Path) -> None:
         """Keep the state of the workers in this file from now on, where it can be written."""
@@ -165,6 +169,13 @@ class ClusterEvaluator:
 
     # --- workers ---
 
+    def _any_ready(self) -> int:
+        """A worker that can be asked; waits for one where there is none."""
+        while not self._ready:
+            self._staff()
+            list(self._next_event())
+        return next(iter(self._ready))
+
     def _staff(self) -> None:
         """Start workers where there is room for them.
 
@@ -173,19 +184,25 @@ class ClusterEvaluator:
         """
         now = time.monotonic()
         if now - self._looked_at_slots >= SLOTS_S or not self._ready:
-            self._slots, self._looked_at_slots = self._pool.slots(), now
-        while self._failed_starts < FAILED_STARTS and self._staffed < self._slots:
+            self._look_at_slots(now)
+        while self._failed_starts < FAILED_STARTS and len(self._ready) + len(self._starting) < self._slots:
             self._numbers += 1
             self._starting.add(self._numbers)
             self._pool.spawn(self._numbers)
         if not self._ready and not self._starting and self._failed_starts >= FAILED_STARTS:
-            raise EvaluationError(f"no worker comes up; the last said: {self._last_reason}")
+            raise EvaluationError(f"no worker comes up: {self._reason}")
         if now - self._wrote_status >= STATUS_S:
             self._write_status()
 
-    @property
-    def _staffed(self) -> int:
-        return len(self._ready) + len(self._starting) + self._refused
+    def _look_at_slots(self, now: float) -> None:
+        before, self._slots, self._looked_at_slots = self._slots, self._pool.slots(), now
+        if self._slots == before and self._numbers:
+            return
+        self._failed_starts = 0
+        if not self._slots and self._first is None:
+            raise EvaluationError("the cluster has no room for a worker: no GPU, or no core for --cpu-workers")
+        if not self._slots:
+            _log.warning("there is no room for a worker any more; waiting until there is")
 
     def _hand_out(self, going: Round) -> None:
         for worker in self._ready.keys() - self._busy.keys():
@@ -211,23 +228,27 @@ class ClusterEvaluator:
 
     def _started(self, event: Started) -> None:
         self._starting.discard(event.worker)
-        self._failed_starts = 0
         facts = event.facts
         self._first = self._first or facts
         if differing := facts.difference(self._first):
-            _log.warning("%s on %s is refused, it would answer otherwise: %s", facts.name, facts.device, differing)
-            self._refused += 1
+            reason = f"{facts.name} on {facts.device} is refused, it would answer otherwise: {differing}"
+            _log.warning("%s", reason)
+            self._start_failed(reason)
             self._pool.dismiss(event.worker)
             return
+        self._failed_starts = 0
         self._ready[event.worker] = facts
         self._answered[event.worker] = 0
         _log.info("worker %d is ready: %s on %s", event.worker, facts.name, facts.device)
 
+    def _start_failed(self, reason: str) -> None:
+        self._reason = self._reason if self._failed_starts else reason
+        self._failed_starts += 1
+
     def _lose(self, event: Lost) -> None:
-        self._last_reason = event.reason
         if event.worker in self._starting:
             self._starting.remove(event.worker)
-            self._failed_starts += 1
+            self._start_failed(event.reason)
             _log.warning("worker %d did not come up: %s", event.worker, event.reason)
             if event.error is not None:  # its own code raised, and would again
                 self._failed_starts = FAILED_STARTS
@@ -235,11 +256,19 @@ class ClusterEvaluator:
             self._lost += 1
             _log.warning("worker %d (%s) is lost: %s", event.worker, facts.name, event.reason)
             ticket = self._busy.pop(event.worker, 0)
+            self._failed_starts = 0
+            self._looked_at_slots = -np.inf
+            if ticket:
+                self._lost_in_a_row += 1
+            if self._lost_in_a_row > LOSSES_IN_A_ROW + 2 * self._slots:
+                raise EvaluationError(
+                    f"{self._lost_in_a_row} workers in a row died over what they were asked; the last: {event.reason}"
+                )
             if self._round is not None and ticket >= self._first_ticket:
                 self._round.lost(event.worker, event.reason)
-            self._looked_at_slots = -np.inf
 
     def _reply(self, event: Replied) -> Iterator[Piece]:
+        self._lost_in_a_row = 0
         for line in event.given.warnings:
             _log.warning("worker %d: %s", event.worker, line)
         if self._round is None or event.ticket < self._first_ticket:

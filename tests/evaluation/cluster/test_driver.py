@@ -1,0 +1,455 @@
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from evaluation.cluster.driver import FAILED_STARTS, ClusterEvaluator
+from evaluation.cluster.round import LOSSES_ALONE
+from evaluation.errors import EvaluationError
+from evaluation.journal import Journal, quantised
+from evaluation.remembering import Remembering, journal_header
+from genetic_algorithm import Answers, LayerSet, SearchConfig, SearchSpace, result
+from genetic_algorithm.search import Search
+from tests.evaluation.cluster.threads import Died, ThreadPool, cluster, wait_for
+from tests.genetic_algorithm.simulator import Simulator
+
+SPACE = SearchSpace(12, 1, 3)
+ALL = np.arange(0, 40, dtype=np.int64)
+BAD = LayerSet((2, 9))
+
+
+def population(size: int, seed: int = 0) -> list[LayerSet]:
+    rng = np.random.default_rng(seed)
+    found = {BAD: None}
+    while len(found) < size:
+        found[SPACE.random(rng)] = None
+    return list(found)
+
+
+class Slow(Simulator):
+    """Waits before each set, and tells what it is asked; `before` may raise."""
+
+    def __init__(
+        self,
+        seconds: float = 0.0,
+        before: Callable[[LayerSet], None] = lambda layers: None,
+        per_subject: int = 10,
+    ) -> None:
+        super().__init__(per_subject=per_subject)
+        self.seconds, self.before = seconds, before
+        self.calls: list[tuple[LayerSet, int]] = []
+
+    def answers(self, batch: Sequence[LayerSet], questions: NDArray[np.int64]) -> Iterator[tuple[LayerSet, Answers]]:
+        for layers in batch:
+            self.before(layers)
+            time.sleep(self.seconds)
+            self.calls.append((layers, len(questions)))
+            yield from super().answers([layers], questions)
+
+
+def raising(bad: LayerSet) -> Callable[[LayerSet], None]:
+    def before(layers: LayerSet) -> None:
+        if layers == bad:
+            raise RuntimeError(f"{layers} does not fit")
+
+    return before
+
+
+def same(found: dict[LayerSet, Answers], sets: Sequence[LayerSet], questions: NDArray[np.int64] = ALL) -> bool:
+    expected = dict(Simulator(per_subject=10).answers(sets, questions))
+    return set(found) == set(expected) and all(
+        np.array_equal(found[s].correct, expected[s].correct) and np.array_equal(found[s].margin, expected[s].margin)
+        for s in expected
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5, 16])
+def test_answers_are_those_of_the_evaluator_alone_and_none_is_asked_twice(workers: int) -> None:
+    made: list[Slow] = []
+
+    def make(worker: int) -> Slow:
+        made.append(Slow(0.001))
+        return made[-1]
+
+    sets = population(30)
+    with cluster(make, workers) as (evaluator, pool):
+        assert same(dict(evaluator.answers([*sets, sets[0]], ALL)), sets)
+        assert same(dict(evaluator.answers(sets[:2], ALL[:5])), sets[:2], ALL[:5])
+        assert list(evaluator.answers([], ALL)) == []
+        own = Simulator(per_subject=10)
+        assert (evaluator.num_layers, evaluator.num_questions) == (own.num_layers, own.num_questions)
+        assert np.array_equal(evaluator.subjects, own.subjects)
+        assert evaluator.fingerprint == own.fingerprint
+        assert evaluator.describe() == {**own.describe(), "workers": workers}
+        assert evaluator.seconds_per_question == pytest.approx(0.0015 / workers)
+        assert evaluator.failures == {}
+    assert Counter(call for inner in made for call in inner.calls) == Counter(
+        [(s, 40) for s in sets] + [(s, 5) for s in sets[:2]]
+    )
+    assert pool.is_closed
+    assert pool.alive == {}
+
+
+def test_several_jobs_at_once_come_with_their_questions() -> None:
+    sets = population(10)
+    jobs = [(sets, ALL[:20]), (sets[3:], ALL[20:])]
+    with cluster(lambda worker: Slow(), 3) as (evaluator, _):
+        pieces = list(evaluator.pieces(jobs))
+    for asked, questions in jobs:
+        assert same({s: answers for s, q, answers in pieces if q[0] == questions[0]}, asked, questions)
+    assert len(pieces) == 17
+
+
+def test_all_workers_take_part() -> None:
+    with cluster(lambda worker: Slow(0.01), 5) as (evaluator, pool):
+        wait_for(lambda: pool.events.qsize() >= 4)  # the others have come up, too
+        list(evaluator.answers(population(30), ALL))
+        assert {worker for worker, _, _ in pool.submitted} == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_workers_are_replaced_and_no_answer_is_lost_or_given_twice(seed: int) -> None:
+    rng, sets = np.random.default_rng(seed), population(30)
+    with cluster(lambda worker: Slow(0.003), 4) as (evaluator, pool):
+        found: list[tuple[LayerSet, Answers]] = []
+        for piece in evaluator.answers(sets, ALL):
+            found.append(piece)
+            if len(found) % 5 == 1 and pool.alive:
+                pool.kill(int(rng.choice(list(pool.alive))))
+        assert len(found) == 30
+        assert same(dict(found), sets)
+        for worker in list(pool.alive)[:1]:  # between two requests
+            pool.kill(worker)
+        assert same(dict(evaluator.answers(sets, ALL)), sets)
+        assert evaluator.failures == {}
+        assert len(pool.spawned) > 4
+
+
+def test_all_workers_killed_at_once_are_replaced() -> None:
+    sets = population(20)
+    with cluster(lambda worker: Slow(0.01), 3) as (evaluator, pool):
+        answers = evaluator.answers(sets, ALL)
+        found = [next(answers)]
+        for worker in list(pool.alive):
+            pool.kill(worker)
+        assert same(dict([*found, *answers]), sets)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_set_over_which_workers_die_fails_by_name_and_the_rest_go_on(workers: int) -> None:
+    def before(layers: LayerSet) -> None:
+        if layers == BAD:
+            raise Died("SIGKILL")
+
+    sets = population(12)
+    with cluster(lambda worker: Slow(before=before), workers) as (evaluator, pool):
+        assert same(dict(evaluator.answers(sets, ALL)), [s for s in sets if s != BAD])
+        assert evaluator.failures == {BAD: f"{LOSSES_ALONE} workers died over it; the last: Died: SIGKILL"}
+        assert len(pool.spawned) <= workers + LOSSES_ALONE + 2
+
+
+def test_workers_that_die_over_everything_end_it_with_the_reason() -> None:
+    def before(layers: LayerSet) -> None:
+        raise Died("out of memory")
+
+    with (
+        cluster(lambda worker: Slow(before=before), 2) as (evaluator, pool),
+        pytest.raises(EvaluationError, match=r"workers in a row died over what they were asked; the last: .*memory"),
+    ):
+        list(evaluator.answers(population(12), ALL))
+    assert len(pool.spawned) < 40
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_a_set_that_raises_on_every_worker_fails_and_the_rest_go_on(workers: int) -> None:
+    sets = population(20)
+    with cluster(lambda worker: Slow(before=raising(BAD)), workers) as (evaluator, pool):
+        assert same(dict(evaluator.answers(sets, ALL)), [s for s in sets if s != BAD])
+        assert evaluator.failures == {BAD: "RuntimeError: 2+9 does not fit"}
+        assert same(dict(evaluator.answers(sets[1:], ALL)), sets[1:])
+        assert pool.spawned == list(range(1, workers + 1))
+
+
+def test_what_raises_on_one_broken_worker_only_is_answered_by_others() -> None:
+    def make(worker: int) -> Slow:
+        def before(layers: LayerSet) -> None:
+            if worker == 2:
+                raise RuntimeError("this GPU is broken")
+
+        return Slow(0.002, before)
+
+    sets = population(20)
+    with cluster(make, 3) as (evaluator, pool):
+        wait_for(lambda: pool.events.qsize() >= 2)
+        assert same(dict(evaluator.answers(sets, ALL)), sets)
+        assert evaluator.failures == {}
+        assert 2 in {worker for worker, _, _ in pool.submitted}
+
+
+def test_workers_that_would_answer_otherwise_are_refused_by_the_field(caplog: pytest.LogCaptureFixture) -> None:
+    first = threading.Event()
+
+    def make(worker: int) -> Simulator:
+        if worker > 1:
+            first.wait(10)
+        return Simulator(seed=int(worker > 1), per_subject=10)
+
+    sets = population(10)
+    with cluster(make, 2) as (evaluator, pool), caplog.at_level(logging.WARNING):
+        first.set()
+        wait_for(lambda: not pool.events.empty())
+        for _ in range(6):
+            assert same(dict(evaluator.answers(sets, ALL)), sets)
+            time.sleep(0.01)
+        assert {worker for worker, _, _ in pool.submitted} == {1}
+        assert set(pool.alive) == {1}
+        assert len(pool.spawned) == 1 + FAILED_STARTS  # not for ever
+    refusals = [record.getMessage() for record in caplog.records]
+    assert len(refusals) == FAILED_STARTS
+    assert all("is refused, it would answer otherwise: seed" in line for line in refusals)
+
+
+def test_when_only_workers_are_left_that_would_answer_otherwise_that_is_said() -> None:
+    def make(worker: int) -> Simulator:
+        return Simulator(seed=int(worker > 1), per_subject=10)
+
+    with cluster(make, 1) as (evaluator, pool):
+        list(evaluator.answers([BAD], ALL))
+        pool.kill(1)
+        with pytest.raises(
+            EvaluationError, match=r"no worker comes up: .* is refused, it would answer otherwise: seed"
+        ):
+            list(evaluator.answers([BAD], ALL))
+
+
+def test_where_no_worker_comes_up_the_first_reason_is_told() -> None:
+    def make(worker: int) -> Simulator:
+        raise Died(f"reason {worker}")
+
+    pool = ThreadPool(make, 1)
+    with pytest.raises(EvaluationError, match=r"no worker comes up: Died: reason 1$"):
+        ClusterEvaluator(pool)
+    assert len(pool.spawned) == FAILED_STARTS
+    assert pool.is_closed
+
+
+def test_code_that_raises_while_it_loads_is_not_tried_again() -> None:
+    def make(worker: int) -> Simulator:
+        raise ValueError("no such folder")
+
+    pool = ThreadPool(make, 1)
+    with pytest.raises(EvaluationError, match="no worker comes up: ValueError: no such folder"):
+        ClusterEvaluator(pool)
+    assert pool.spawned == [1]
+
+
+def test_a_worker_that_does_not_come_up_stops_no_other() -> None:
+    def make(worker: int) -> Slow:
+        if worker in (1, 3):
+            raise ValueError("broken GPU")
+        return Slow(0.002)
+
+    sets = population(10)
+    with cluster(make, 3) as (evaluator, _):
+        assert same(dict(evaluator.answers(sets, ALL)), sets)
+
+
+def test_a_cluster_without_room_is_refused() -> None:
+    with pytest.raises(EvaluationError, match="no room for a worker"):
+        ClusterEvaluator(ThreadPool(lambda worker: Slow(), 0))
+
+
+def test_room_that_grows_is_used_and_room_that_shrinks_is_not_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluation.cluster.driver.SLOTS_S", 0.02)
+    sets = population(60)
+    with cluster(lambda worker: Slow(0.01), 1) as (evaluator, pool):
+        answers = evaluator.answers(sets, ALL)
+        found = [next(answers)]  # all sets of one worker are one part: nothing is left to give away
+        pool.room = 4
+        found += answers
+        assert same(dict(found), sets)
+        answers = evaluator.answers(sets, ALL)
+        found = [next(answers) for _ in range(3)]
+        assert set(pool.alive) == {1, 2, 3, 4}
+        pool.room = 2
+        pool.kill(1)
+        pool.kill(2)
+        found += answers
+        assert same(dict(found), sets)
+        assert set(pool.alive) == {3, 4}
+        assert len(pool.spawned) == 4
+
+
+def test_room_that_grows_starts_workers_again_after_some_never_came_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluation.cluster.driver.SLOTS_S", 0.02)
+    is_broken = True
+
+    def make(worker: int) -> Slow:
+        if is_broken and worker > 1:
+            raise Died("no memory")
+        return Slow(0.003)
+
+    sets = population(30)
+    with cluster(make, 2) as (evaluator, pool):
+        assert same(dict(evaluator.answers(sets, ALL)), sets)
+        wait_for(lambda: len(pool.spawned) >= 2)
+        is_broken, pool.room = False, 3
+        for _ in range(3):
+            assert same(dict(evaluator.answers(sets, ALL)), sets)
+        assert len(pool.alive) == 3
+
+
+def test_replies_to_a_request_that_was_given_up_are_not_heard() -> None:
+    sets = population(20)
+    with cluster(lambda worker: Slow(0.005), 3) as (evaluator, pool):
+        for _ in range(3):
+            given_up = evaluator.answers(sets, ALL[:7])
+            next(given_up)
+            given_up.close()
+            assert same(dict(evaluator.answers(sets[5:], ALL)), sets[5:])
+        pool.kill(next(iter(pool.alive)))
+        assert same(dict(evaluator.answers(sets, ALL[:7])), sets, ALL[:7])
+
+
+def test_a_request_that_is_only_let_go_later_disturbs_no_new_one() -> None:
+    sets = population(20)
+    with cluster(lambda worker: Slow(0.005), 3) as (evaluator, _):
+        old = evaluator.answers(sets, ALL[:7])
+        next(old)
+        new = evaluator.answers(sets, ALL)
+        found = [next(new)]
+        with pytest.raises(EvaluationError, match="after the next one has begun"):
+            list(old)
+        assert same(dict([*found, *new]), sets)
+
+
+def test_the_state_of_the_workers_is_kept_in_a_file(tmp_path: Path) -> None:
+    with cluster(lambda worker: Slow(), 2) as (evaluator, pool):
+        wait_for(lambda: not pool.events.empty())
+        list(evaluator.answers(population(5), ALL))
+        evaluator.report_to(tmp_path / "workers.json")
+        state = json.loads((tmp_path / "workers.json").read_text())
+        assert [worker["state"] for worker in state["workers"]] == ["ready", "ready"]
+        assert sum(worker["questions"] for worker in state["workers"]) == 200
+        assert state["lost"] == 0
+        evaluator.report_to(tmp_path / "none" / "workers.json")  # only tells of the work: no reason to end it
+        assert len(list(evaluator.answers(population(5), ALL))) == 5
+
+
+# --- with the journal ---
+
+
+def remembering(evaluator: Any, path: Path, *, slice_questions: int = 16, **options: bool) -> Remembering:
+    journal = Journal(path, journal_header(evaluator), evaluator.num_questions)
+    return Remembering(evaluator, journal, slice_questions=slice_questions, **options)
+
+
+def test_each_set_and_question_is_written_once_and_a_resumed_journal_asks_the_rest_only(tmp_path: Path) -> None:
+    sets, path = population(20), tmp_path / "journal.jsonl"
+    asked: list[tuple[LayerSet, int]] = []
+
+    class Told(Slow):
+        def answers(self, batch, questions):
+            asked.extend((s, int(q)) for s in batch for q in questions)
+            return super().answers(batch, questions)
+
+    with cluster(lambda worker: Told(0.001), 3) as (evaluator, _):
+        answers = remembering(evaluator, path).answers(sets, ALL)
+        for _ in range(5):
+            next(answers)
+        answers.close()
+    written = path.read_bytes().count(b"\n") - 1
+    assert 5 * 3 <= written < 20 * 3
+    known = Journal(path, journal_header(Simulator(per_subject=10)), 40)
+    missing = {(s, int(q)) for s in sets for q in ALL[~known.covering(s, ALL)[0]]}
+    asked.clear()
+    with cluster(lambda worker: Told(0.001), 3) as (evaluator, _):
+        resumed = dict(remembering(evaluator, path).answers(sets, ALL))
+    for layers, given in Simulator(per_subject=10).answers(sets, ALL):
+        assert np.array_equal(resumed[layers].correct, given.correct)
+        assert np.array_equal(resumed[layers].margin, quantised(given.margin))
+    assert Counter(asked) == Counter(missing)
+    lines = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    assert Counter((line["set"], line["questions"]) for line in lines).most_common(1)[0][1] == 1
+    assert len(lines) == 20 * 3
+
+
+def test_a_set_that_fails_is_recorded_with_its_reason_and_tried_again_when_told_so(tmp_path: Path) -> None:
+    sets, path = population(20), tmp_path / "journal.jsonl"
+    with cluster(lambda worker: Slow(before=raising(BAD)), 3) as (evaluator, _):
+        first = remembering(evaluator, path)
+        assert set(dict(first.answers(sets, ALL))) == {*sets} - {BAD}
+        assert first.failed == {BAD: "RuntimeError: 2+9 does not fit"}
+    with cluster(lambda worker: Slow(), 3) as (evaluator, _):
+        assert set(dict(remembering(evaluator, path).answers(sets, ALL))) == {*sets} - {BAD}
+        assert set(dict(remembering(evaluator, path, retry_failed=True).answers(sets, ALL))) == {*sets}
+
+
+def test_where_every_set_fails_the_machine_is_blamed_and_no_set(tmp_path: Path) -> None:
+    def before(layers: LayerSet) -> None:
+        raise RuntimeError("driver and library versions differ")
+
+    with (
+        cluster(lambda worker: Slow(before=before), 2) as (evaluator, _),
+        pytest.raises(EvaluationError, match=r"no layer set can be evaluated; the first failure was .*versions differ"),
+    ):
+        list(remembering(evaluator, tmp_path / "j").answers(population(5), ALL))
+    assert (tmp_path / "j").read_bytes().count(b"\n") == 1
+
+
+CONFIG = SearchConfig(population=8, generations=3, fast_limit=10, full_limit=40, final_limit=50, max_layers=3)
+
+
+def searched(evaluator: Any, path: Path, each: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """The result of a whole search, less what it took."""
+    search = Search(CONFIG, SPACE, evaluator.subjects)
+    asked = remembering(evaluator, path)
+    while request := search.ask():
+        answers = {}
+        for layers, given in asked.answers(request.batch, request.questions):
+            answers[layers] = given
+            each()
+        search.tell(answers)
+    document = result.document(search.outcome, run={}, seconds={}, subjects=evaluator.subjects, subject_names=())
+    assert len(document["final_results"]) > 1
+    return document
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return searched(Slow(per_subject=70), tmp_path_factory.mktemp("alone") / "journal")
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_a_search_comes_to_the_same_result_with_any_number_of_workers(
+    tmp_path: Path, alone: dict[str, Any], workers: int
+) -> None:
+    with cluster(lambda worker: Slow(per_subject=70), workers) as (evaluator, _):
+        assert searched(evaluator, tmp_path / "journal") == alone
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_search_comes_to_the_same_result_though_workers_are_killed(
+    tmp_path: Path, alone: dict[str, Any], seed: int
+) -> None:
+    rng, kills = np.random.default_rng(seed), 0
+    with cluster(lambda worker: Slow(0.0005, per_subject=70), 3) as (evaluator, pool):
+
+        def each() -> None:
+            nonlocal kills
+            if rng.random() < 0.3 and pool.alive:
+                pool.kill(int(rng.choice(list(pool.alive))))
+                kills += 1
+
+        assert searched(evaluator, tmp_path / "journal", each) == alone
+    assert kills > 5
