@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,13 +38,17 @@ _log = logging.getLogger(__name__)
 class ClusterEvaluator:
     """An Evaluator that asks workers; close it, or use it as a context manager.
 
+    Args:
+        pool: Whatever runs the workers.
+        clock: Monotonic, in seconds.
+
     Raises:
         EvaluationError: if no worker comes up; with what the first one said.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, clock: Callable[[], float] = time.monotonic) -> None:
         """Start workers, and wait for the first."""
-        self._pool = pool
+        self._pool, self._clock = pool, clock
         self._first: Facts | None = None
         self._ready: dict[int, Facts] = {}
         self._busy: dict[int, int] = {}  # worker: ticket
@@ -135,7 +139,7 @@ class ClusterEvaluator:
         self._staff()
         tokens_Q = np.ones(self.num_questions) if self._facts.tokens is None else self._facts.tokens
         self._first_ticket = self._tickets + 1
-        self._round = going = Round(cut(jobs, max(1, self._slots), self.num_layers, tokens_Q))
+        self._round = going = Round(cut(jobs, max(1, self._slots), self.num_layers, tokens_Q), self._clock)
         try:
             while not going.is_done:
                 if self._round is not going:
@@ -182,7 +186,7 @@ class ClusterEvaluator:
         Raises:
             EvaluationError: if there are none, and none can be started.
         """
-        now = time.monotonic()
+        now = self._clock()
         if now - self._looked_at_slots >= SLOTS_S or not self._ready:
             self._look_at_slots(now)
         while self._failed_starts < FAILED_STARTS and len(self._ready) + len(self._starting) < self._slots:
@@ -278,7 +282,7 @@ class ClusterEvaluator:
             yield piece
 
     def _write_status(self) -> None:
-        self._wrote_status = time.monotonic()
+        self._wrote_status = self._clock()
         if self._status is None:
             return
         ready = [
