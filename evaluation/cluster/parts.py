@@ -26,6 +26,10 @@ _TRIES, _STEPS = (30, 200), 400_000
 """How many are tried, least and most, and how many sets are looked at in all of them: about a tenth of a second."""
 _PART_SHARE = 0.002
 """What handing out one part costs, as a share of what a worker does in all."""
+_LATE = 0.1
+"""How much later than its price says the longest part may end."""
+MOST_SETS = 128
+"""Sets of a part, so that answers come, and are kept, every minute or so: a part is answered as a whole."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays do not compare to one truth value
@@ -64,6 +68,7 @@ def cut(jobs: Sequence[Job], workers: int, depth: int, tokens_Q: NDArray[np.floa
         ]
         runs.sort(key=lambda run: -run[0])
         ends = _finish([price for price, *_ in runs], workers) * (1 + _PART_SHARE * len(runs) / workers)
+        ends += _LATE * max((price for price, *_ in runs), default=0.0)
         if ends < least:
             best, least = runs, ends
     return [Part(tuple(ordered[job][0][low:high]), ordered[job][1], price) for price, job, low, high in best]
@@ -93,10 +98,10 @@ def _steps(sets: Sequence[LayerSet], depth: int) -> list[int]:
 
 
 def _runs(steps: Sequence[int], longest: float, depth: int) -> Iterator[tuple[int, int, int]]:
-    """Runs of sets as long as allowed, of one set at least: first set, one behind the last, layers run."""
+    """Runs of sets as long as allowed, and one set at least: first set, one behind the last, layers run."""
     low, price = 0, depth
     for i in range(1, len(steps)):
-        if price + steps[i] > longest:
+        if price + steps[i] > longest or i - low == MOST_SETS:
             yield low, i, price
             low, price = i, depth
         else:
