@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from benchmarks.landscapes import ReplayedPair
 from evaluation.cluster.driver import ClusterEvaluator
-from evaluation.cluster.parts import Job
+from evaluation.cluster.parts import Job, cut
 from evaluation.cluster.pool import Event, Lost, Replied, Started
 from evaluation.cluster.worker import Facts, Given
 from evaluation.entry import run_tool
@@ -242,19 +242,19 @@ def table(rows: dict[str, list[list[Job]]], counts: Sequence[int], trouble: Trou
 
 
 class Sleeper:
-    """Answers like the engine's, after `seconds` for each set at limit 10."""
+    """Answers like the engine's, after as long as `work` says, times `slower`."""
 
     num_layers, num_questions = DEPTH, QUESTIONS
 
-    def __init__(self, subjects: NDArray[np.int64], seconds: float) -> None:
-        self.subjects = subjects
-        self._seconds = seconds / len(limit_questions(subjects, 10))
+    def __init__(self, subjects: NDArray[np.int64], slower: float) -> None:
+        self.subjects, self.tokens = subjects, tokens()
+        self._slower = slower
         self.slept = 0.0
         rng = np.random.default_rng(0)
         self._margin = rng.normal(size=QUESTIONS).astype(np.float32)
 
     def answers(self, batch: Sequence[LayerSet], questions: NDArray[np.int64]) -> Iterator[tuple[LayerSet, Answers]]:
-        seconds = len(batch) * len(questions) * self._seconds
+        seconds = work(batch, questions) * self._slower
         time.sleep(seconds)
         self.slept += seconds
         margin = self._margin[questions]
@@ -266,13 +266,16 @@ def driver(workers: int, seconds: float, requests: int, size: int) -> dict[str, 
     """The real driver, Remembering and a journal on disk over threads that sleep: how busy they are kept."""
     subjects = ReplayedPair().subjects
     few = limit_questions(subjects, 10)
+    sets = list(itertools.islice(SearchSpace(DEPTH, 4, 4), requests * size))
+    slower = seconds / (
+        sum(part.price for part in cut([(sets[:size], few)], workers, DEPTH, tokens())) * pace(few) / size
+    )
     made: list[Sleeper] = []
 
     def make(worker: int) -> Sleeper:
-        made.append(Sleeper(subjects, seconds))
+        made.append(Sleeper(subjects, slower))
         return made[-1]
 
-    sets = list(itertools.islice(SearchSpace(DEPTH, 4, 4), requests * size))
     with tempfile.TemporaryDirectory(dir=".") as folder, ClusterEvaluator(ThreadPool(make, workers)) as evaluator:
         while len(made) < workers:
             time.sleep(0.1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -140,14 +141,22 @@ class ClusterEvaluator:
         tokens_Q = np.ones(self.num_questions) if self._facts.tokens is None else self._facts.tokens
         self._first_ticket = self._tickets + 1
         self._round = going = Round(cut(jobs, max(1, self._slots), self.num_layers, tokens_Q), self._clock)
+        waiting = deque[Piece]()
         try:
-            while not going.is_done:
+            while waiting or not going.is_done:
                 if self._round is not going:
                     raise EvaluationError("a request cannot go on after the next one has begun")
-                self._hand_out(going)
-                yield from self._next_event()
                 self._staff()
+                self._hand_out(going)
+                waiting += self._events(is_patient=not waiting)
+                if waiting:
+                    # Workers come first: who takes the answers writes them to disk, and they would wait for that.
+                    self._hand_out(going)
+                    yield waiting.popleft()
             self.failures |= going.failures
+        except EvaluationError:
+            yield from waiting
+            raise
         finally:
             if self._round is going:
                 self._round = None  # what still runs is nobody's any more
@@ -177,7 +186,7 @@ class ClusterEvaluator:
         """A worker that can be asked; waits for one where there is none."""
         while not self._ready:
             self._staff()
-            list(self._next_event())
+            list(self._events())
         return next(iter(self._ready))
 
     def _staff(self) -> None:
@@ -209,26 +218,33 @@ class ClusterEvaluator:
             _log.warning("there is no room for a worker any more; waiting until there is")
 
     def _hand_out(self, going: Round) -> None:
+        if len(self._busy) == len(self._ready):
+            return
         for worker in self._ready.keys() - self._busy.keys():
+            if not going.may_give:
+                return
             task = going.take(worker, is_only_one=len(self._ready) == 1)
             if task is not None:
                 self._tickets += 1
                 self._busy[worker] = self._tickets
                 self._pool.submit(worker, self._tickets, task.part.sets, task.part.questions)
 
-    def _next_event(self) -> Iterator[Piece]:
-        """Wait for something to happen, not for long; yields the answers that it brings."""
-        try:
-            event: Event = self._pool.events.get(timeout=SLOTS_S / 2)
-        except queue.Empty:
-            return
-        if isinstance(event, Started):
-            self._started(event)
-        elif isinstance(event, Lost):
-            self._lose(event)
-        elif self._busy.get(event.worker) == event.ticket:
-            del self._busy[event.worker]
-            yield from self._reply(event)
+    def _events(self, *, is_patient: bool = True) -> Iterator[Piece]:
+        """All that has happened; if patient, waits for the first of it, not for long. Yields the answers in it."""
+        timeout = SLOTS_S / 2 if is_patient else 0.0
+        while True:
+            try:
+                event: Event = self._pool.events.get(timeout=timeout)
+            except queue.Empty:
+                return
+            timeout = 0.0
+            if isinstance(event, Started):
+                self._started(event)
+            elif isinstance(event, Lost):
+                self._lose(event)
+            elif self._busy.get(event.worker) == event.ticket:
+                del self._busy[event.worker]
+                yield from self._reply(event)
 
     def _started(self, event: Started) -> None:
         self._starting.discard(event.worker)

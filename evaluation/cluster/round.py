@@ -59,6 +59,11 @@ class Round:
         """Whether nothing waits, and what runs is done already."""
         return not self._waiting and all(task.is_done for task in self._running.values())
 
+    @property
+    def may_give(self) -> bool:
+        """Whether it is worth asking what a free worker does next."""
+        return bool(self._waiting) or self._clock() - self._looked >= LOOK_S
+
     def take(self, worker: int, is_only_one: bool) -> Task | None:
         """What a free worker does next: the longest part left that it has not failed on, else one that is overdue."""
         for place in range(len(self._waiting) - 1, -1, -1):

@@ -112,7 +112,7 @@ def test_several_jobs_at_once_come_with_their_questions() -> None:
 
 def test_all_workers_take_part() -> None:
     with cluster(lambda worker: Slow(0.01), 5) as (evaluator, pool):
-        wait_for(lambda: pool.events.qsize() >= 4)  # the others have come up, too
+        wait_for(lambda: len(pool.up) == 5)
         list(evaluator.answers(population(30), ALL))
         assert {worker for worker, _, _ in pool.submitted} == {1, 2, 3, 4, 5}
 
@@ -190,7 +190,7 @@ def test_what_raises_on_one_broken_worker_only_is_answered_by_others() -> None:
 
     sets = population(20)
     with cluster(make, 3) as (evaluator, pool):
-        wait_for(lambda: pool.events.qsize() >= 2)
+        wait_for(lambda: len(pool.up) == 3)
         assert same(dict(evaluator.answers(sets, ALL)), sets)
         assert evaluator.failures == {}
         assert 2 in {worker for worker, _, _ in pool.submitted}
@@ -207,7 +207,7 @@ def test_workers_that_would_answer_otherwise_are_refused_by_the_field(caplog: py
     sets = population(10)
     with cluster(make, 2) as (evaluator, pool), caplog.at_level(logging.WARNING):
         first.set()
-        wait_for(lambda: not pool.events.empty())
+        wait_for(lambda: len(pool.up) == 2)
         for _ in range(6):
             assert same(dict(evaluator.answers(sets, ALL)), sets)
             time.sleep(0.01)
@@ -335,7 +335,7 @@ def test_a_request_that_is_only_let_go_later_disturbs_no_new_one() -> None:
 
 def test_the_state_of_the_workers_is_kept_in_a_file(tmp_path: Path) -> None:
     with cluster(lambda worker: Slow(), 2) as (evaluator, pool):
-        wait_for(lambda: not pool.events.empty())
+        wait_for(lambda: len(pool.up) == 2)
         list(evaluator.answers(population(5), ALL))
         evaluator.report_to(tmp_path / "workers.json")
         state = json.loads((tmp_path / "workers.json").read_text())

@@ -36,6 +36,8 @@ class ThreadPool:
         self.room = room
         self.spawned: list[int] = []
         self.alive: dict[int, queue.SimpleQueue[tuple[int, Sequence[LayerSet], NDArray[np.int64]] | None]] = {}
+        self.up: set[int] = set()
+        """Workers that have come up, or have failed to."""
         self.submitted: list[tuple[int, int, int]] = []
         """worker, sets, questions"""
         self.is_closed = False
@@ -98,6 +100,7 @@ class ThreadPool:
 
     def _say(self, worker: int, event: Event, *, is_last: bool = False) -> None:
         with self._lock:
+            self.up.add(worker)
             if worker in self.alive:
                 self.events.put(event)
                 if is_last:
