@@ -1,15 +1,15 @@
 #!/usr/bin/env python
-"""How far several workers help: the driver in virtual time with measured prices, and in real time with workers that sleep.
+"""How far several workers help: the driver in virtual time at measured prices, and in real time over sleeping workers.
 
     python -m benchmarks.scaling                              # everything; minutes
     python -m benchmarks.scaling --parts requests --workers 1 8 64
     python -m benchmarks.scaling --parts driver               # real time: do driver and journal keep up?
 
-`requests` and `search` run the real driver against a clock that jumps from event to event. A worker takes what a walk of
-its part runs, in layers times tokens, at the pace of one H200 (engine-h200-2026-11.md), times a log-normal deviate of
-mean 1 where --spread says so, plus --call-s for each part; workers die at random (Poisson) where --kills-per-hour says
-so, and take --start-s to come back. Efficiency is the time of one undisturbed worker, over workers times their time.
-`search` replays every request of one search of the published 8B landscape.
+`requests` and `search` run the real driver against a clock that jumps from event to event. A worker takes what a walk
+of its part runs, in layers times tokens, at the pace of one H200 (engine-h200-2026-11.md), times a log-normal deviate
+of mean 1 where --spread says so, plus --call-s for each part; workers die at random (Poisson) where --kills-per-hour
+says so, and take --start-s to come back. Efficiency is the time of one undisturbed worker, over workers times their
+time. `search` replays every request of one search of the published 8B landscape.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,8 @@ from genetic_algorithm.search import Search
 from tests.evaluation.cluster.threads import ThreadPool
 
 DEPTH, QUESTIONS, TOKENS = 32, 14_042, 1_742_533
-LIMIT_10_S, LIMIT_10_TOKENS, ALL_S = 1.559, 62_224, 40.4
-"""One candidate alone on one H200, in bfloat16: seconds at limit 10 and its tokens, seconds on all questions."""
-SLICE = 512
+PACE = 1.559 / 62_224 / DEPTH
+"""Seconds for one token of one layer: one candidate alone at limit 10 on one H200, in bfloat16."""
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -61,14 +60,9 @@ def tokens() -> NDArray[np.float64]:
     return drawn * TOKENS / drawn.sum()
 
 
-def pace(questions: NDArray[np.int64]) -> float:
-    """Seconds for one token of one layer; longer runs fill their batches better."""
-    return ALL_S / TOKENS / DEPTH if len(questions) > 400 else LIMIT_10_S / LIMIT_10_TOKENS / DEPTH
-
-
 def work(sets: Sequence[LayerSet], questions: NDArray[np.int64]) -> float:
     """Seconds of one undisturbed worker."""
-    return count_layer_calls(DEPTH, sets) * float(tokens()[questions].sum()) * pace(questions)
+    return count_layer_calls(DEPTH, sets) * float(tokens()[questions].sum()) * PACE
 
 
 @dataclass(frozen=True)
@@ -98,9 +92,11 @@ class VirtualPool:
 
     @property
     def events(self) -> VirtualPool:
+        """The pool itself."""
         return self
 
     def get(self, timeout: float) -> Event:
+        """The next event, and its time becomes now."""
         while self._ahead and self._ahead[0][0] <= self.now + timeout:
             when, _, event = heapq.heappop(self._ahead)
             if event.worker not in self._dies:
@@ -114,14 +110,17 @@ class VirtualPool:
         raise queue.Empty
 
     def clock(self) -> float:
+        """Seconds since it began."""
         return self.now
 
     def slots(self) -> int:
+        """See `Pool`."""
         return self.room
 
     def spawn(self, worker: int) -> None:
+        """See `Pool`; all workers are there at the beginning."""
         rate = self.trouble.kills_per_hour / 3600
-        start = self.trouble.start_s if worker > self.room else 0.0  # all are there at the beginning
+        start = self.trouble.start_s if worker > self.room else 0.0
         life = float(self._rng.exponential(1 / rate)) if rate else np.inf
         self._dies[worker] = self.now + start + life
         nothing = np.zeros(QUESTIONS, np.int64)
@@ -131,6 +130,7 @@ class VirtualPool:
             self._put(start + life, Lost(worker, "killed"))
 
     def submit(self, worker: int, ticket: int, sets: Sequence[LayerSet], questions: NDArray[np.int64]) -> None:
+        """See `Pool`."""
         spread = self.trouble.spread
         deviate = float(self._rng.lognormal(-(spread**2) / 2, spread)) if spread else 1.0
         answers = Answers(np.zeros(0, np.bool_))
@@ -138,10 +138,11 @@ class VirtualPool:
         self._put(seconds, Replied(worker, ticket, Given([(layers, answers) for layers in sets], "", [])))
 
     def dismiss(self, worker: int) -> None:
+        """See `Pool`."""
         self._dies.pop(worker, None)
 
     def close(self) -> None:
-        pass
+        """See `Pool`."""
 
     def _put(self, seconds: float, event: Event) -> None:
         heapq.heappush(self._ahead, (self.now + seconds, next(self._order), event))
@@ -160,19 +161,18 @@ def virtual_seconds(requests: Sequence[Sequence[Job]], workers: int, trouble: Tr
         return pool.now - began, pool.killed
 
 
-def jobs_of(sets: Sequence[LayerSet], questions: NDArray[np.int64]) -> list[Job]:
-    """As Remembering asks for them."""
-    return [(sets, piece) for piece in np.array_split(questions, -(-len(questions) // SLICE))]
+def kinds(pair: ReplayedPair, slice_questions: int) -> dict[str, list[Job]]:
+    """Requests as a search of the 8B pair makes them, cut as Remembering cuts them."""
 
+    def jobs_of(sets: Sequence[LayerSet], questions: NDArray[np.int64]) -> list[Job]:
+        return [(sets, piece) for piece in np.array_split(questions, -(-len(questions) // slice_questions))]
 
-def kinds(pair: ReplayedPair) -> dict[str, list[Job]]:
-    """Requests as a search of the 8B pair makes them."""
     space, rng = SearchSpace(DEPTH, 2, 4), np.random.default_rng(0)
     few, everything = limit_questions(pair.subjects, 10), np.arange(QUESTIONS)
     population: dict[LayerSet, None] = {}
     while len(population) < 40:
         population[space.random(rng)] = None
-    swaps = [s for s in SearchSpace(DEPTH, 4, 4).neighbours(LayerSet((11, 13, 17, 21)))]
+    swaps = SearchSpace(DEPTH, 4, 4).neighbours(LayerSet((11, 13, 17, 21)))
     scan = list(SearchSpace(DEPTH, 2, 3))
     return {
         "one set, limit 10": jobs_of([LayerSet((11, 13, 17, 21))], few),
@@ -192,6 +192,7 @@ class Recorder:
         self._pair = pair
 
     def pieces(self, jobs: Sequence[Job]) -> Iterator[tuple[LayerSet, NDArray[np.int64], Answers]]:
+        """See `ClusterEvaluator`."""
         self.requests.append(list(jobs))
         for sets, questions in jobs:
             for layers, answers in self._pair.answers(sets, questions):
@@ -200,16 +201,15 @@ class Recorder:
     answers = None
 
 
-def recorded(pair: ReplayedPair, strategy: str, preset: str) -> tuple[list[list[Job]], float]:
+def recorded(pair: ReplayedPair, strategy: str, preset: str, slice_questions: int) -> tuple[list[list[Job]], float]:
     """Every request of a search, and the seconds that the search itself thought between them."""
-    from dataclasses import replace
-
     recorder = Recorder(pair)
     config = replace(PRESETS[preset](), strategy=strategy)
     search = Search(config, config.space(DEPTH), pair.subjects)
     thought = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        asked = Remembering(recorder, Journal(Path(folder) / "journal", journal_header(recorder), QUESTIONS))
+        journal = Journal(Path(folder) / "journal", journal_header(recorder), QUESTIONS)
+        asked = Remembering(recorder, journal, slice_questions=slice_questions)
         while True:
             began = time.process_time()
             request = search.ask()
@@ -254,6 +254,7 @@ class Sleeper:
         self._margin = rng.normal(size=QUESTIONS).astype(np.float32)
 
     def answers(self, batch: Sequence[LayerSet], questions: NDArray[np.int64]) -> Iterator[tuple[LayerSet, Answers]]:
+        """As `Evaluator` says."""
         seconds = work(batch, questions) * self._slower
         time.sleep(seconds)
         self.slept += seconds
@@ -267,9 +268,7 @@ def driver(workers: int, seconds: float, requests: int, size: int) -> dict[str, 
     subjects = ReplayedPair().subjects
     few = limit_questions(subjects, 10)
     sets = list(itertools.islice(SearchSpace(DEPTH, 4, 4), requests * size))
-    slower = seconds / (
-        sum(part.price for part in cut([(sets[:size], few)], workers, DEPTH, tokens())) * pace(few) / size
-    )
+    slower = seconds / (sum(part.price for part in cut([(sets[:size], few)], workers, DEPTH, tokens())) * PACE / size)
     made: list[Sleeper] = []
 
     def make(worker: int) -> Sleeper:
@@ -310,6 +309,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kills-per-hour", type=float, default=0.0, help="of each worker [%(default)s]")
     parser.add_argument("--start-s", type=float, default=20.0, help="until a worker is there again [%(default)s]")
     parser.add_argument("--call-s", type=float, default=0.005, help="of handing out a part [%(default)s]")
+    parser.add_argument("--slice", type=int, default=512, help="questions that go together, at most [%(default)s]")
     parser.add_argument("--strategy", default="ga", help="of the search [%(default)s]")
     parser.add_argument("--preset", choices=PRESETS, default="full", help="of the search [%(default)s]")
     parser.add_argument("--local-workers", type=int, default=256, help="of the driver in real time [%(default)s]")
@@ -320,17 +320,17 @@ def main(argv: list[str] | None = None) -> int:
     trouble = Trouble(args.spread, args.kills_per_hour, args.start_s, args.call_s)
     pair, found = ReplayedPair(), dict[str, Any]()
     if "requests" in args.parts:
-        found["requests"] = table({k: [jobs] for k, jobs in kinds(pair).items()}, args.workers, trouble)
+        found["requests"] = table({k: [jobs] for k, jobs in kinds(pair, args.slice).items()}, args.workers, trouble)
     if "search" in args.parts:
-        requests, thought = recorded(pair, args.strategy, args.preset)
-        single = sum(sum(len(sets) for sets, _ in jobs) == 1 for jobs in requests)
-        print(f"{len(requests)} requests, {single} of one set and one slice; the search thought {thought:.1f} s of CPU")
+        requests, thought = recorded(pair, args.strategy, args.preset, args.slice)
+        sizes = [sum(len(sets) for sets, _ in jobs) for jobs in requests]
+        print(f"{len(requests)} requests, of {sizes} sets and slices; the search thought {thought:.1f} s of CPU")
         found["search"] = table({f"search, {args.strategy}, {args.preset}": requests}, args.workers, trouble)
-        found["search"] |= {"requests": len(requests), "single": single, "thought_s": round(thought, 2)}
+        found["search"] |= {"requests": sizes, "thought_s": round(thought, 2)}
     if "driver" in args.parts:
         found["driver"] = driver(args.local_workers, args.sleep_s, args.requests, args.size)
         print(found["driver"])
-    print(json.dumps({"load": os.getloadavg(), "trouble": vars(trouble), **found}))
+    print(json.dumps({"load_average": os.getloadavg(), "trouble": vars(trouble), **found}))
     return 0
 
 
