@@ -321,6 +321,36 @@ def test_replies_to_a_request_that_was_given_up_are_not_heard() -> None:
         assert same(dict(evaluator.answers(sets, ALL[:7])), sets, ALL[:7])
 
 
+def test_a_free_worker_has_its_next_part_before_answers_are_given_on() -> None:
+    jobs = [([s], ALL) for s in population(6)]
+    with cluster(lambda worker: Slow(), 1) as (evaluator, pool):
+        pieces = evaluator.pieces(jobs)
+        next(pieces)
+        assert len(pool.submitted) >= 2
+        assert len(list(pieces)) == 5
+
+
+def test_answers_that_are_there_are_given_before_the_last_worker_is_missed() -> None:
+    sets, seen = population(6), list[LayerSet]()
+
+    def make(worker: int) -> Slow:
+        def before(layers: LayerSet) -> None:
+            if len(seen) == 3:
+                raise Died("SIGKILL")
+            seen.append(layers)
+
+        if worker > 1:
+            raise ValueError("the GPU has fallen off the bus")
+        return Slow(before=before)
+
+    found = []
+    with cluster(make, 1) as (evaluator, _):
+        pieces = evaluator.pieces([([s], ALL) for s in sets])
+        with pytest.raises(EvaluationError, match=r"no worker comes up: ValueError: the GPU has fallen off the bus"):
+            found.extend(pieces)
+    assert [layers for layers, _, _ in found] == seen
+
+
 def test_a_request_that_is_only_let_go_later_disturbs_no_new_one() -> None:
     sets = population(20)
     with cluster(lambda worker: Slow(0.005), 3) as (evaluator, _):
