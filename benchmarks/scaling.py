@@ -18,6 +18,7 @@ import argparse
 import heapq
 import itertools
 import json
+import logging
 import os
 import queue
 import sys
@@ -317,6 +318,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=2, help="there [%(default)s]")
     parser.add_argument("--size", type=int, default=8192, help="sets of each of them [%(default)s]")
     args = parser.parse_args(argv)
+    logging.getLogger("evaluation.cluster").setLevel(logging.ERROR)  # workers are lost on purpose
     trouble = Trouble(args.spread, args.kills_per_hour, args.start_s, args.call_s)
     pair, found = ReplayedPair(), dict[str, Any]()
     if "requests" in args.parts:
