@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """How far several workers help: the driver in virtual time at measured prices, and in real time over sleeping workers.
 
     python -m benchmarks.scaling                              # everything; minutes
