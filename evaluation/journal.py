@@ -19,7 +19,6 @@ import zlib
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ def parse_questions(text: str) -> NDArray[np.int64]:
         low, _, high = run.partition("-")
         pieces.append(np.arange(int(low), int(high or low) + 1, dtype=np.int64))
     questions = np.concatenate(pieces)
-    if len(questions) == 0 or any(b <= a for a, b in pairwise((-1, *questions.tolist()))):
+    if len(questions) == 0 or questions[0] < 0 or (np.diff(questions) < 1).any():
         raise ValueError("its questions are not in increasing order")
     return questions
 
@@ -193,6 +192,9 @@ class Journal:
             Which questions are known, bool [n]; the answers [n], meaningful where known; and the seconds
             those answers took. Where a question was answered twice, the line written first counts.
         """
+        if layers not in self._records:  # as most sets that are asked for the first time, thousands of them at once
+            n = len(questions)
+            return np.zeros(n, np.bool_), Answers(np.zeros(n, np.bool_)), 0.0
         known = np.zeros(self.num_questions, np.int8)  # bit 1: answer, bit 2: margin, bit 4: divergence
         correct = np.zeros(self.num_questions, np.bool_)
         margin = np.full(self.num_questions, np.nan, np.float32)
@@ -200,7 +202,7 @@ class Journal:
         asked = np.zeros(self.num_questions, np.bool_)
         asked[questions] = True
         seconds = 0.0
-        for record in reversed(self._records.get(layers, [])):
+        for record in reversed(self._records[layers]):
             at = record.questions
             known[at] = 1 | (2 * (record.margin is not None)) | (4 * (record.divergence is not None))
             correct[at] = record.correct

@@ -108,10 +108,11 @@ class Remembering:
             )
         self._journal.refresh()
         groups: dict[bytes, Group] = {}
+        once = np.unique(asked)
         for layers in dict.fromkeys(batch):
             known, answers, seconds = self._journal.covering(layers, asked)
             self.seconds += seconds
-            missing = np.unique(asked[~known])
+            missing = np.unique(asked[~known]) if known.any() else once
             if known.all():
                 yield layers, answers
             elif layers in self._failed:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,7 +27,9 @@ from genetic_algorithm import Answers, LayerSet
 from genetic_algorithm.run_folder import write_json
 
 FAILED_STARTS = 3
-"""After so many workers in a row that never came up, no more are started."""
+"""After so many starts in a row that brought no worker, no more are made until a worker is lost or the room changes."""
+LOSSES_IN_A_ROW = 16
+"""So many workers, and twice as many as there is room for, may die over what they are asked without any reply."""
 SLOTS_S, STATUS_S = 2.0, 2.0
 """Seconds between two looks at how many workers there is room for, and between two states of them on disk."""
 
@@ -36,29 +39,32 @@ _log = logging.getLogger(__name__)
 class ClusterEvaluator:
     """An Evaluator that asks workers; close it, or use it as a context manager.
 
+    Args:
+        pool: Whatever runs the workers.
+        clock: Monotonic, in seconds.
+
     Raises:
         EvaluationError: if no worker comes up; with what the first one said.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, clock: Callable[[], float] = time.monotonic) -> None:
         """Start workers, and wait for the first."""
-        self._pool = pool
+        self._pool, self._clock = pool, clock
         self._first: Facts | None = None
         self._ready: dict[int, Facts] = {}
         self._busy: dict[int, int] = {}  # worker: ticket
         self._starting: set[int] = set()
         self._answered: dict[int, int] = {}  # worker: question-evaluations
         self._numbers, self._tickets, self._first_ticket = 0, 0, 1
-        self._refused, self._failed_starts, self._lost = 0, 0, 0
-        self._last_reason = ""
+        self._failed_starts, self._lost, self._lost_in_a_row = 0, 0, 0
+        self._reason = ""  # of the first of the failed starts
         self._slots, self._looked_at_slots, self._wrote_status = 0, -np.inf, -np.inf
         self._round: Round | None = None
         self._status: Path | None = None
         self.failures: dict[LayerSet, str] = {}
         """Why sets were not answered, of all requests."""
         try:
-            while not self._ready:
-                self.wait()
+            self._any_ready()
         except BaseException:
             pool.close()
             raise
@@ -72,7 +78,7 @@ class ClusterEvaluator:
     def wait(self) -> None:
         """For something to happen to a worker, not for long; nothing may be asked meanwhile."""
         self._staff()
-        list(self._next_event())
+        list(self._events())
 
     # --- what a search sees ---
 
@@ -119,12 +125,12 @@ class ClusterEvaluator:
     @property
     def seconds_per_question(self) -> float | None:
         """Of all workers together."""
-        pace = self._pool.describe(next(iter(self._ready)))[1]
+        pace = self._pool.describe(self._any_ready())[1]
         return None if pace is None else pace / max(self._slots, 1)
 
     def describe(self) -> dict[str, Any]:
         """Of the first worker, and how many there is room for."""
-        return {**self._pool.describe(next(iter(self._ready)))[0], "workers": self._slots}
+        return {**self._pool.describe(self._any_ready())[0], "workers": self._slots}
 
     def answers(self, batch: Sequence[LayerSet], questions: NDArray[np.int64]) -> Iterator[tuple[LayerSet, Answers]]:
         """Yield each distinct set of `batch` that can be evaluated; `failures` says why others cannot."""
@@ -135,23 +141,35 @@ class ClusterEvaluator:
     def pieces(self, jobs: Sequence[Job]) -> Iterator[Piece]:
         """Yield sets with the questions of a job and their answers to them, as they come.
 
-        A set that cannot be evaluated on one job is left out of those that still wait.
+        A set that cannot be evaluated on one job is left out of those that still wait. One request goes on at a time: a
+        new one ends the one before.
 
         Raises:
-            EvaluationError: when no worker is left and none can be started.
+            EvaluationError: when no worker is left and none can be started, or all die over what they are asked.
         """
         self._staff()
         tokens_Q = np.ones(self.num_questions) if self._facts.tokens is None else self._facts.tokens
         self._first_ticket = self._tickets + 1
-        self._round = Round(cut(jobs, max(1, self._slots), self.num_layers, tokens_Q))
+        self._round = going = Round(cut(jobs, max(1, self._slots), self.num_layers, tokens_Q), self._clock)
+        waiting = deque[Piece]()
         try:
-            while not self._round.is_done:
-                self._hand_out(self._round)
-                yield from self._next_event()
+            while waiting or not going.is_done:
+                if self._round is not going:
+                    raise EvaluationError("a request cannot go on after the next one has begun")
                 self._staff()
-            self.failures |= self._round.failures
+                self._hand_out(going)
+                waiting += self._events(is_patient=not waiting)
+                if waiting:
+                    # Workers come first: who takes the answers writes them to disk, and they would wait for that.
+                    self._hand_out(going)
+                    yield waiting.popleft()
+            self.failures |= going.failures
+        except EvaluationError:
+            yield from waiting
+            raise
         finally:
-            self._round = None  # what still runs is nobody's any more
+            if self._round is going:
+                self._round = None  # what still runs is nobody's any more
 
     def report_to(self, status: Path, address: Path) -> None:
         """Keep the state of the workers in a file from now on, and in another where hosts can join."""
@@ -175,69 +193,93 @@ class ClusterEvaluator:
 
     # --- workers ---
 
+    def _any_ready(self) -> int:
+        """A worker that can be asked; waits for one where there is none."""
+        while not self._ready:
+            self._staff()
+            list(self._events())
+        return next(iter(self._ready))
+
     def _staff(self) -> None:
         """Start workers where there is room for them.
 
         Raises:
             EvaluationError: if there are none, and none can be started.
         """
-        now = time.monotonic()
+        now = self._clock()
         if now - self._looked_at_slots >= SLOTS_S or not self._ready:
-            self._slots, self._looked_at_slots = self._pool.slots(), now
-        while self._failed_starts < FAILED_STARTS and self._staffed < self._slots:
+            self._look_at_slots(now)
+        while self._failed_starts < FAILED_STARTS and len(self._ready) + len(self._starting) < self._slots:
             self._numbers += 1
             self._starting.add(self._numbers)
             self._pool.spawn(self._numbers)
         if not self._ready and not self._starting and self._failed_starts >= FAILED_STARTS:
-            raise EvaluationError(f"no worker comes up; the last said: {self._last_reason}")
+            raise EvaluationError(f"no worker comes up: {self._reason}")
         if now - self._wrote_status >= STATUS_S:
             self._write_status()
 
-    @property
-    def _staffed(self) -> int:
-        return len(self._ready) + len(self._starting) + self._refused
+    def _look_at_slots(self, now: float) -> None:
+        before, self._slots, self._looked_at_slots = self._slots, self._pool.slots(), now
+        if self._slots == before and self._numbers:
+            return
+        self._failed_starts = 0
+        if not self._slots and self._first is None:
+            raise EvaluationError("the cluster has no room for a worker: no GPU, or no core for --cpu-workers")
+        if not self._slots:
+            _log.warning("there is no room for a worker any more; waiting until there is")
 
     def _hand_out(self, going: Round) -> None:
+        if len(self._busy) == len(self._ready):
+            return
         for worker in self._ready.keys() - self._busy.keys():
+            if not going.may_give:
+                return
             task = going.take(worker, is_only_one=len(self._ready) == 1)
             if task is not None:
                 self._tickets += 1
                 self._busy[worker] = self._tickets
                 self._pool.submit(worker, self._tickets, task.part.sets, task.part.questions)
 
-    def _next_event(self) -> Iterator[Piece]:
-        """Wait for something to happen, not for long; yields the answers that it brings."""
-        try:
-            event: Event = self._pool.events.get(timeout=SLOTS_S / 2)
-        except queue.Empty:
-            return
-        if isinstance(event, Started):
-            self._started(event)
-        elif isinstance(event, Lost):
-            self._lose(event)
-        elif self._busy.get(event.worker) == event.ticket:
-            del self._busy[event.worker]
-            yield from self._reply(event)
+    def _events(self, *, is_patient: bool = True) -> Iterator[Piece]:
+        """All that has happened; if patient, waits for the first of it, not for long. Yields the answers in it."""
+        timeout = SLOTS_S / 2 if is_patient else 0.0
+        while True:
+            try:
+                event: Event = self._pool.events.get(timeout=timeout)
+            except queue.Empty:
+                return
+            timeout = 0.0
+            if isinstance(event, Started):
+                self._started(event)
+            elif isinstance(event, Lost):
+                self._lose(event)
+            elif self._busy.get(event.worker) == event.ticket:
+                del self._busy[event.worker]
+                yield from self._reply(event)
 
     def _started(self, event: Started) -> None:
         self._starting.discard(event.worker)
-        self._failed_starts = 0
         facts = event.facts
         self._first = self._first or facts
         if differing := facts.difference(self._first):
-            _log.warning("%s on %s is refused, it would answer otherwise: %s", facts.name, facts.device, differing)
-            self._refused += 1
+            reason = f"{facts.name} on {facts.device} is refused, it would answer otherwise: {differing}"
+            _log.warning("%s", reason)
+            self._start_failed(reason)
             self._pool.dismiss(event.worker)
             return
+        self._failed_starts = 0
         self._ready[event.worker] = facts
         self._answered[event.worker] = 0
         _log.info("worker %d is ready: %s on %s", event.worker, facts.name, facts.device)
 
+    def _start_failed(self, reason: str) -> None:
+        self._reason = self._reason if self._failed_starts else reason
+        self._failed_starts += 1
+
     def _lose(self, event: Lost) -> None:
-        self._last_reason = event.reason
         if event.worker in self._starting:
             self._starting.remove(event.worker)
-            self._failed_starts += 1
+            self._start_failed(event.reason)
             _log.warning("worker %d did not come up: %s", event.worker, event.reason)
             if event.error is not None:  # its own code raised, and would again
                 self._failed_starts = FAILED_STARTS
@@ -245,11 +287,19 @@ class ClusterEvaluator:
             self._lost += 1
             _log.warning("worker %d (%s) is lost: %s", event.worker, facts.name, event.reason)
             ticket = self._busy.pop(event.worker, 0)
+            self._failed_starts = 0
+            self._looked_at_slots = -np.inf
+            if ticket:
+                self._lost_in_a_row += 1
+            if self._lost_in_a_row > LOSSES_IN_A_ROW + 2 * self._slots:
+                raise EvaluationError(
+                    f"{self._lost_in_a_row} workers in a row died over what they were asked; the last: {event.reason}"
+                )
             if self._round is not None and ticket >= self._first_ticket:
                 self._round.lost(event.worker, event.reason)
-            self._looked_at_slots = -np.inf
 
     def _reply(self, event: Replied) -> Iterator[Piece]:
+        self._lost_in_a_row = 0
         for line in event.given.warnings:
             _log.warning("worker %d: %s", event.worker, line)
         if self._round is None or event.ticket < self._first_ticket:
@@ -259,7 +309,7 @@ class ClusterEvaluator:
             yield piece
 
     def _write_status(self) -> None:
-        self._wrote_status = time.monotonic()
+        self._wrote_status = self._clock()
         if self._status is None:
             return
         ready = [

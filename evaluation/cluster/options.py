@@ -58,12 +58,11 @@ def parse_options(
                 "--listen says where others may join; say what runs here, too: --gpus or --cpu-workers"
             )
         return None
-    for name, value in (
-        ("--gpu", gpu if gpus or cpu_workers else None),
-        ("--cpu-workers", cpu_workers if gpus else None),
-    ):
-        if value is not None:
-            raise EvaluationError(f"{name} {value} and --gpus or --cpu-workers contradict one another; leave one out")
+    if gpu is not None:
+        others = "--ray-address" if gpus is None and cpu_workers is None else "--gpus or --cpu-workers"
+        raise EvaluationError(f"--gpu {gpu} and {others} contradict one another; leave one out")
+    if cpu_workers is not None and gpus is not None:
+        raise EvaluationError(f"--cpu-workers {cpu_workers} and --gpus {gpus} contradict one another; leave one out")
     if address is not None and (gpus is not None or listen is not None):
         raise EvaluationError("--ray-address takes the workers of that cluster; leave --gpus and --listen out")
     if cpu_workers is not None and cpu_workers < 1:
@@ -102,14 +101,22 @@ def parse_gpus(text: str) -> tuple[int, ...]:
 
 
 def _address(text: str) -> str:
-    """A host's address in numbers, as Ray wants it."""
+    """An address of this host in numbers, as Ray wants it."""
     try:
-        return str(ipaddress.ip_address(text))
+        found = ipaddress.ip_address(text or "no name")
     except ValueError:
-        pass
+        try:
+            found = ipaddress.ip_address(socket.gethostbyname(text or "no name"))
+        except OSError as error:
+            raise EvaluationError(
+                f"--listen {text}: no address of that name ({error}); give this host's address"
+            ) from error
     try:
-        return socket.gethostbyname(text)
-    except OSError as error:
-        raise EvaluationError(
-            f"--listen {text}: no address of that name ({error}); give this host's address"
-        ) from error
+        with socket.socket(socket.AF_INET6 if found.version == 6 else socket.AF_INET) as probe:
+            probe.bind((str(found), 0))
+        is_here = not found.is_unspecified  # 0.0.0.0 would tell others nothing
+    except OSError:
+        is_here = False
+    if not is_here:
+        raise EvaluationError(f"--listen {text} is no address of this host; give one at which others reach it")
+    return str(found)

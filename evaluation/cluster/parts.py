@@ -9,7 +9,7 @@ Suffixes: S layer sets, Q questions.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +20,16 @@ from genetic_algorithm import LayerSet
 Job = tuple[Sequence[LayerSet], NDArray[np.int64]]
 """Layer sets and the questions, int64 [n], that all of them are asked."""
 
-_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+_LARGEST, _SMALLEST = 4.0, 1 / 16
+"""Prices of the longest part that are tried, as shares of what each worker would have to do if nothing were cut."""
+_TRIES, _STEPS = (30, 200), 400_000
+"""How many are tried, least and most, and how many sets are looked at in all of them: about a tenth of a second."""
 _PART_SHARE = 0.002
 """What handing out one part costs, as a share of what a worker does in all."""
+_LATE = 0.1
+"""How much later than its price says the longest part may end."""
+MOST_SETS = 128
+"""Sets of a part, so that answers come, and are kept, every minute or so: a part is answered as a whole."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays do not compare to one truth value
@@ -37,8 +44,8 @@ class Part:
 def cut(jobs: Sequence[Job], workers: int, depth: int, tokens_Q: NDArray[np.float64]) -> list[Part]:
     """Parts of all jobs, the longest first.
 
-    Questions of a job stay together, so that answers do not depend on how many workers there are. Into how many parts
-    its sets are cut is tried: more parts end together more evenly and share less.
+    Questions of a job stay together, so that answers do not depend on how many workers there are. How long the longest
+    part may be is tried: shorter parts end together more evenly and share less.
 
     Args:
         jobs: What is asked.
@@ -49,21 +56,31 @@ def cut(jobs: Sequence[Job], workers: int, depth: int, tokens_Q: NDArray[np.floa
     ordered = [(sorted(sets, key=_tree_order), questions) for sets, questions in jobs if sets]
     weights = [float(tokens_Q[questions].sum()) for _, questions in ordered]
     steps = [_steps(sets, depth) for sets, _ in ordered]
-    best, least = list[Part](), np.inf
-    largest = max((len(sets) for sets, _ in ordered), default=0)
-    for count in _COUNTS if workers > 1 else _COUNTS[:1]:
-        parts = [
-            Part(tuple(sets[low:high]), questions, weight * price)
-            for (sets, questions), weight, each in zip(ordered, weights, steps, strict=True)
-            for low, high, price in _even(each, count, depth)
+    prices = [weight * sum(each) for weight, each in zip(weights, steps, strict=True)]
+    count = sum(map(len, steps))
+    tries = min(max(_STEPS // max(count, 1), _TRIES[0]), _TRIES[1]) if workers > 1 else 0
+    best, least = list[tuple[float, int, int, int]](), np.inf
+    for longest in _longest(sum(prices) / workers, depth * max(weights, default=0.0), tries):
+        runs = [
+            (weight * price, job, low, high)
+            for job, (weight, each) in enumerate(zip(weights, steps, strict=True))
+            for low, high, price in _runs(each, longest / weight if weight else np.inf, depth)
         ]
-        ends = _finish(sorted((part.price for part in parts), reverse=True), workers)
-        ends *= 1 + _PART_SHARE * len(parts) / workers
+        runs.sort(key=lambda run: -run[0])
+        ends = _finish([price for price, *_ in runs], workers) * (1 + _PART_SHARE * len(runs) / workers)
+        ends += _LATE * max((price for price, *_ in runs), default=0.0)
         if ends < least:
-            best, least = parts, ends
-        if count >= largest or len(parts) > 64 * workers:
-            break
-    return sorted(best, key=lambda part: -part.price)
+            best, least = runs, ends
+    return [Part(tuple(ordered[job][0][low:high]), ordered[job][1], price) for price, job, low, high in best]
+
+
+def _longest(share: float, one_set: float, tries: int) -> Iterator[float]:
+    """Prices that the longest part may have; no part is shorter than one set."""
+    yield np.inf
+    if tries:
+        prices = share * np.geomspace(_LARGEST, _SMALLEST, tries)
+        yield from prices[prices > one_set].tolist()
+        yield one_set
 
 
 def _tree_order(layers: LayerSet) -> tuple[float, ...]:
@@ -80,18 +97,16 @@ def _steps(sets: Sequence[LayerSet], depth: int) -> list[int]:
     return steps
 
 
-def _even(steps: Sequence[int], count: int, depth: int) -> list[tuple[int, int, int]]:
-    """At most `count` runs of sets of about the same price: first set, one behind the last, layers run."""
-    left, runs, low, price = float(sum(steps)), list[tuple[int, int, int]](), 0, 0
-    for i, step in enumerate(steps):
-        step = step if i > low else depth
-        open_runs = count - len(runs)
-        if i > low and open_runs > 1 and price + step / 2 > left / open_runs:
-            runs.append((low, i, price))
-            left -= price
-            low, price, step = i, 0, depth
-        price += step
-    return [*runs, (low, len(steps), price)]
+def _runs(steps: Sequence[int], longest: float, depth: int) -> Iterator[tuple[int, int, int]]:
+    """Runs of sets as long as allowed, and one set at least: first set, one behind the last, layers run."""
+    low, price = 0, depth
+    for i in range(1, len(steps)):
+        if price + steps[i] > longest or i - low == MOST_SETS:
+            yield low, i, price
+            low, price = i, depth
+        else:
+            price += steps[i]
+    yield low, len(steps), price
 
 
 def _finish(prices: Sequence[float], workers: int) -> float:

@@ -117,18 +117,21 @@ class RayPool:
         self._set({"CUDA_VISIBLE_DEVICES": visible_devices(options.gpus)} if options.gpus else {})
         import ray
 
-        ray.init(
-            address="local",
-            num_cpus=options.here,
-            num_gpus=len(options.gpus),
-            resources={SLOT: options.here},
-            object_store_memory=OBJECT_STORE_BYTES,
-            _node_ip_address=options.listen or "127.0.0.1",
-            _temp_dir=str(folder),
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=options.here,
+                num_gpus=len(options.gpus),
+                resources={SLOT: options.here},
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address=options.listen or "127.0.0.1",
+                _temp_dir=str(folder),
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+            )
+        except Exception as error:  # on a busy machine its daemons come up too late
+            raise EvaluationError(f"Ray does not start on this machine ({in_words(error)}); try again") from error
         return ray
 
     def announce(self, path: Path) -> None:

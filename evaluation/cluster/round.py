@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,8 @@ TRIES = 2
 """Workers on which a set must raise before it has failed, where there are as many."""
 STRAGGLER, STRAGGLER_S = 3.0, 30.0
 """A part that takes so many times as long as its price says, and so many seconds, goes to a free worker as well."""
+LOOK_S = 1.0
+"""Seconds between two looks for such parts, as many free workers would look at many parts."""
 
 Piece = tuple[LayerSet, NDArray[np.int64], Answers]
 
@@ -47,6 +50,7 @@ class Round:
         self._running: dict[int, Task] = {}
         self._clock = clock
         self._price_done, self._seconds_done = 0.0, 0.0
+        self._looked = -math.inf
         self.failures: dict[LayerSet, str] = {}
         """Why sets are not answered."""
 
@@ -55,6 +59,11 @@ class Round:
         """Whether nothing waits, and what runs is done already."""
         return not self._waiting and all(task.is_done for task in self._running.values())
 
+    @property
+    def may_give(self) -> bool:
+        """Whether it is worth asking what a free worker does next."""
+        return bool(self._waiting) or self._clock() - self._looked >= LOOK_S
+
     def take(self, worker: int, is_only_one: bool) -> Task | None:
         """What a free worker does next: the longest part left that it has not failed on, else one that is overdue."""
         for place in range(len(self._waiting) - 1, -1, -1):
@@ -62,8 +71,13 @@ class Round:
             if worker not in task.raised_on or is_only_one:
                 del self._waiting[place]
                 return self._give(task, worker)
-        overdue = next((task for task in self._running.values() if self._is_overdue(task)), None)
-        return None if overdue is None else self._give(overdue, worker)
+        if self._clock() - self._looked < LOOK_S:
+            return None
+        overdue = [task for task in self._running.values() if self._is_overdue(task)]
+        if not overdue:
+            self._looked = self._clock()
+        second = next((task for task in overdue if worker not in task.raised_on), None)
+        return None if second is None else self._give(second, worker)
 
     def replied(self, worker: int, given: Given, workers: int) -> Iterator[Piece]:
         """Take a worker's reply; yields what is new in it."""
@@ -71,6 +85,9 @@ class Round:
         since = task.since.pop(worker)
         if task.is_done:
             return  # another was faster
+        if given.error and task.since:
+            task.raised_on.add(worker)
+            return  # another is at it, too
         if not given.error:
             self._price_done += task.part.price
             self._seconds_done += self._clock() - since
@@ -79,7 +96,7 @@ class Round:
         for layers, answers in answered.items():
             if layers not in self.failures:
                 yield layers, task.part.questions, answers
-        left = [layers for layers in task.part.sets if layers not in answered]
+        left = [layers for layers in task.part.sets if layers not in answered and layers not in self.failures]
         if left:
             self._raised(task, left, worker, given.error or "the evaluator gave no answer for it", workers)
         task.is_done = True
@@ -93,7 +110,10 @@ class Round:
         if task.is_done or task.since:
             return
         task.losses += 1
-        if len(task.part.sets) > 1 and task.losses >= LOSSES_TOGETHER:
+        task.part = _without(task.part, self.failures)  # they failed meanwhile, on other questions
+        if not task.part.sets:
+            task.is_done = True
+        elif len(task.part.sets) > 1 and task.losses >= LOSSES_TOGETHER:
             self._alone(task, task.part.sets)
             task.is_done = True
         elif len(task.part.sets) == 1 and task.losses >= LOSSES_ALONE:
@@ -130,12 +150,14 @@ class Round:
     def _fail(self, layers: LayerSet, reason: str) -> None:
         """The set is left out of what waits, too."""
         self.failures[layers] = reason
-        kept = []
         for task in self._waiting:
-            others = tuple(other for other in task.part.sets if other != layers)
-            if len(others) < len(task.part.sets):
-                share = len(others) / len(task.part.sets)
-                task.part = Part(others, task.part.questions, task.part.price * share)
-            if others:
-                kept.append(task)
-        self._waiting = kept
+            task.part = _without(task.part, self.failures)
+        self._waiting = [task for task in self._waiting if task.part.sets]
+
+
+def _without(part: Part, failed: Container[LayerSet]) -> Part:
+    """A part less some sets; its price shrinks as their number does."""
+    kept = tuple(layers for layers in part.sets if layers not in failed)
+    if len(kept) == len(part.sets):
+        return part
+    return Part(kept, part.questions, part.price * len(kept) / len(part.sets))

@@ -126,9 +126,9 @@ class ModelAssistedGA:
                 return
             chosen = self._generation(number, ledger.left - enough)
             before = ledger.spent
-            for rung in range(_STEPS):
+            for rung, questions in enumerate(ledger.questions.rungs[:_STEPS]):
                 of_rung = [layers for layers, level in chosen if level == rung]
-                yield from ledger.wanted(of_rung, ledger.questions.rungs[rung], STAGE_1, f"generation {number}")
+                yield from ledger.wanted(of_rung, questions, STAGE_1, f"generation {number}")
             if ledger.spent == before:
                 return
             best = self.ranking()

@@ -176,3 +176,12 @@ def test_a_cost_per_layer_leads_to_smaller_sets(strategy: str) -> None:
         config = replace(SMALL, strategy=strategy, layer_cost=cost)
         sizes.append(len(run(Search(config, SPACE, simulator.subjects), simulator).final[0]))
     assert sizes[0] > sizes[1] > sizes[2] == 1
+
+
+@strategies
+def test_limits_so_close_that_there_are_fewer_rungs_than_stages_are_enough(strategy: str) -> None:
+    config = SearchConfig(strategy=strategy, population=8, generations=3, fast_limit=4, full_limit=8, final_limit=10)
+    simulator = Simulator(0, per_subject=10)
+    search = Search(replace(config, max_layers=3), SearchSpace(NUM_LAYERS, 1, 3), simulator.subjects)
+    run(search, simulator)
+    assert search.outcome.final

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evaluation.errors import EvaluationError
+from evaluation.journal import Journal, quantised
+from evaluation.remembering import Remembering, journal_header
+from genetic_algorithm import LayerSet, SearchConfig, result
+from genetic_algorithm.search import Search
+from tests.evaluation.cluster.stubs import ALL, BAD, SPACE, Slow, population, raising
+from tests.evaluation.cluster.threads import cluster
+from tests.genetic_algorithm.simulator import Simulator
+
+
+def remembering(evaluator: Any, path: Path, *, slice_questions: int = 16, **options: bool) -> Remembering:
+    journal = Journal(path, journal_header(evaluator), evaluator.num_questions)
+    return Remembering(evaluator, journal, slice_questions=slice_questions, **options)
+
+
+def test_each_set_and_question_is_written_once_and_a_resumed_journal_asks_the_rest_only(tmp_path: Path) -> None:
+    sets, path = population(20), tmp_path / "journal.jsonl"
+
+    class Told(Slow):
+        """Of each sitting a list of its own: threads of the first may still be at work in the second."""
+
+        def __init__(self, asked: list[tuple[LayerSet, int]]) -> None:
+            super().__init__(0.001)
+            self.asked = asked
+
+        def answers(self, batch, questions):
+            self.asked.extend((s, int(q)) for s in batch for q in questions)
+            return super().answers(batch, questions)
+
+    with cluster(lambda worker: Told([]), 3) as (evaluator, _):
+        answers = remembering(evaluator, path).answers(sets, ALL)
+        for _ in range(5):
+            next(answers)
+        answers.close()
+    written = path.read_bytes().count(b"\n") - 1
+    assert 5 * 3 <= written < 20 * 3
+    known = Journal(path, journal_header(Simulator(per_subject=10)), 40)
+    missing = {(s, int(q)) for s in sets for q in ALL[~known.covering(s, ALL)[0]]}
+    asked: list[tuple[LayerSet, int]] = []
+    with cluster(lambda worker: Told(asked), 3) as (evaluator, _):
+        resumed = dict(remembering(evaluator, path).answers(sets, ALL))
+    for layers, given in Simulator(per_subject=10).answers(sets, ALL):
+        assert np.array_equal(resumed[layers].correct, given.correct)
+        assert np.array_equal(resumed[layers].margin, quantised(given.margin))
+    assert Counter(asked) == Counter(missing)
+    lines = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    assert Counter((line["set"], line["questions"]) for line in lines).most_common(1)[0][1] == 1
+    assert len(lines) == 20 * 3
+
+
+def test_a_set_that_fails_is_recorded_with_its_reason_and_tried_again_when_told_so(tmp_path: Path) -> None:
+    sets, path = population(20), tmp_path / "journal.jsonl"
+    with cluster(lambda worker: Slow(before=raising(BAD)), 3) as (evaluator, _):
+        first = remembering(evaluator, path)
+        assert set(dict(first.answers(sets, ALL))) == {*sets} - {BAD}
+        assert first.failed == {BAD: "RuntimeError: 2+9 does not fit"}
+    with cluster(lambda worker: Slow(), 3) as (evaluator, _):
+        assert set(dict(remembering(evaluator, path).answers(sets, ALL))) == {*sets} - {BAD}
+        assert set(dict(remembering(evaluator, path, retry_failed=True).answers(sets, ALL))) == {*sets}
+
+
+def test_where_every_set_fails_the_machine_is_blamed_and_no_set(tmp_path: Path) -> None:
+    def before(layers: LayerSet) -> None:
+        raise RuntimeError("driver and library versions differ")
+
+    with (
+        cluster(lambda worker: Slow(before=before), 2) as (evaluator, _),
+        pytest.raises(EvaluationError, match=r"no layer set can be evaluated; the first failure was .*versions differ"),
+    ):
+        list(remembering(evaluator, tmp_path / "j").answers(population(5), ALL))
+    assert (tmp_path / "j").read_bytes().count(b"\n") == 1
+
+
+CONFIG = SearchConfig(population=8, generations=3, fast_limit=10, full_limit=40, final_limit=50, max_layers=3)
+
+
+def searched(evaluator: Any, path: Path, each: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """The result of a whole search, less what it took."""
+    search = Search(CONFIG, SPACE, evaluator.subjects)
+    asked = remembering(evaluator, path)
+    while request := search.ask():
+        answers = {}
+        for layers, given in asked.answers(request.batch, request.questions):
+            answers[layers] = given
+            each()
+        search.tell(answers)
+    document = result.document(search.outcome, run={}, seconds={}, subjects=evaluator.subjects, subject_names=())
+    assert len(document["final_results"]) > 1
+    return document
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return searched(Slow(per_subject=70), tmp_path_factory.mktemp("alone") / "journal")
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_a_search_comes_to_the_same_result_with_any_number_of_workers(
+    tmp_path: Path, alone: dict[str, Any], workers: int
+) -> None:
+    with cluster(lambda worker: Slow(per_subject=70), workers) as (evaluator, _):
+        assert searched(evaluator, tmp_path / "journal") == alone
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_search_comes_to_the_same_result_though_workers_are_killed(
+    tmp_path: Path, alone: dict[str, Any], seed: int
+) -> None:
+    rng, kills = np.random.default_rng(seed), 0
+    with cluster(lambda worker: Slow(0.0005, per_subject=70), 3) as (evaluator, pool):
+
+        def each() -> None:
+            nonlocal kills
+            if rng.random() < 0.3 and pool.alive:
+                pool.kill(int(rng.choice(list(pool.alive))))
+                kills += 1
+
+        assert searched(evaluator, tmp_path / "journal", each) == alone
+    assert kills > 5
