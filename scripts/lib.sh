@@ -66,7 +66,8 @@ requirements_key() {
 import hashlib, pathlib, sys
 
 key = hashlib.sha256("\0".join([sys.version, *sys.argv[1:]]).encode())
-for name in ("pyproject.toml", "constraints.txt", "requirements.txt", "requirements-dev.txt"):
+names = "constraints.txt", "requirements.txt", "requirements-cluster.txt", "requirements-dev.txt"
+for name in ("pyproject.toml", *names):
     key.update(pathlib.Path(sys.argv[1], name).read_bytes())
 print(key.hexdigest())
 EOF
@@ -82,11 +83,14 @@ pip_install() {
   fi
 }
 
-# Install what the requirements list, and this project itself, unless that was done before. $1: run or dev.
+# Install what the requirements list, and this project itself, unless that was done before. $1: run, cluster or dev.
 install_requirements() {
-  local prefix key flavour list=requirements.txt flavours=(run)
+  local prefix key flavour list=requirements.txt flavours=("$1")
   [[ -z $PYTHON ]] || return 0
-  [[ $1 != dev ]] || list=requirements-dev.txt flavours=(run dev) # the second list contains the first
+  case $1 in
+    cluster) list=requirements-cluster.txt ;;
+    dev) list=requirements-dev.txt flavours=(run cluster dev) ;; # it contains the others
+  esac
   prefix=$("$PY" -c 'import sys; print(sys.prefix)')
   key=$(requirements_key)
   [[ $(cat -- "$prefix/ga_layer_search.$1" 2>/dev/null) != "$key" ]] || return 0
@@ -133,10 +137,11 @@ make_environment() {
   fi
 }
 
-# All of the set-up; afterwards PY is ready. $1: run, or dev for the tools of the checks as well.
+# All of the set-up; afterwards PY is ready. $1: run, or dev for the tools of the checks as well; cluster, after run, for
+# what several workers need.
 set_up() {
   take_lock
-  make_environment
+  [[ $1 == cluster ]] || make_environment
   install_requirements "$1"
   release_lock
 }
@@ -211,6 +216,7 @@ become_search() {
       set -- --pair "$PAIR" "$@"
     fi
   fi
+  ! has_option "--gpus --cpu-workers --ray-address" "$@" || set_up cluster
   become_tool genetic_algorithm.run_search "$@"
 }
 
