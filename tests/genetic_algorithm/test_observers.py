@@ -100,8 +100,9 @@ def test_each_answered_request_and_the_result_are_told(
     assert {row["stage"] for _, row in rows} == {"stage 1", "stage 2", "stage 3", "hold-out"}
     assert all(row["questions_per_second"] > 0 and row["failures"] == 0 for _, row in rows)
     best = rows[-1][1]
-    assert best["best_score"] == pytest.approx(result["final_results"][1]["accuracy"], abs=1e-6)
-    assert best["best_standard_error"] == pytest.approx(result["final_results"][1]["standard_error"], abs=1e-6)
+    most = max(result["final_results"], key=lambda row: (row["questions"], row["accuracy"]))
+    assert best["best_score"] == pytest.approx(most["accuracy"], abs=1e-6)
+    assert best["best_standard_error"] == pytest.approx(most["standard_error"], abs=1e-6)
     assert best["best_layers"] == "0+1+2+9"
     assert found == [(steps[-1], {**last, "layers": "+".join(map(str, last["layers"]))})]
     assert recording["wandb"].closed == recording["tensorboard"].closed == 1
