@@ -45,8 +45,8 @@ def join(folder: Path, options: ClusterOptions) -> int:
             continue
         _check(cluster)
         print(f"run_search: joining {cluster['address']} with {options.here} workers", file=sys.stderr, flush=True)
-        _help(folder / "cluster.json", cluster, options)
-        refused = cluster  # that driver is gone, or cannot be reached
+        if not _help(folder / "cluster.json", cluster, options):
+            refused = cluster  # that driver is gone, or cannot be reached
     print(f"run_search: the run in {folder} is over", file=sys.stderr)
     return 0
 
@@ -70,8 +70,8 @@ def _check(cluster: Mapping[str, Any]) -> None:
         )
 
 
-def _help(path: Path, cluster: dict[str, Any], options: ClusterOptions) -> None:
-    """Be a node of the run's cluster for as long as it is announced."""
+def _help(path: Path, cluster: dict[str, Any], options: ClusterOptions) -> bool:
+    """Be a node of the run's cluster for as long as it is announced; whether this host was one."""
     mark = secrets.token_hex(8)
     environment = {**os.environ, **ENVIRONMENT, reaper.MARK: mark}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": cluster["token"]}
@@ -96,9 +96,11 @@ def _help(path: Path, cluster: dict[str, Any], options: ClusterOptions) -> None:
                 time.sleep(POLL_S)
             said.seek(0)
             lines = [line.strip() for line in said if line.strip()]
-        if node.returncode and not any("Ray runtime started" in line for line in lines):
+        was_in = any("Ray runtime started" in line for line in lines)
+        if node.returncode and not was_in:
             _log.warning("could not join %s: %s", cluster["address"], lines[-1] if lines else "Ray says nothing")
     finally:  # the node ends with the watch
         assert watch.stdin is not None
         watch.stdin.close()
         watch.wait()
+    return was_in
