@@ -48,7 +48,7 @@ class ClusterEvaluator:
         self._busy: dict[int, int] = {}  # worker: ticket
         self._starting: set[int] = set()
         self._answered: dict[int, int] = {}  # worker: question-evaluations
-        self._numbers, self._tickets, self._first_ticket = 0, 0, 1
+        self._numbers, self._tickets, self._first_ticket, self._first_start = 0, 0, 1, 1
         self._refused, self._failed_starts, self._lost = 0, 0, 0
         self._last_reason = ""
         self._slots, self._looked_at_slots, self._wrote_status = 0, -np.inf, -np.inf
@@ -183,7 +183,11 @@ class ClusterEvaluator:
         """
         now = time.monotonic()
         if now - self._looked_at_slots >= SLOTS_S or not self._ready:
-            self._slots, self._looked_at_slots = self._pool.slots(), now
+            before, self._slots, self._looked_at_slots = self._slots, self._pool.slots(), now
+            if self._slots > before:  # a host has joined: workers may come up there
+                self._failed_starts = 0
+            if not self._slots:  # that those before are lost says nothing of the next
+                self._first_start = self._numbers + 1
         while self._failed_starts < FAILED_STARTS and self._staffed < self._slots:
             self._numbers += 1
             self._starting.add(self._numbers)
@@ -237,7 +241,7 @@ class ClusterEvaluator:
         self._last_reason = event.reason
         if event.worker in self._starting:
             self._starting.remove(event.worker)
-            self._failed_starts += 1
+            self._failed_starts += event.worker >= self._first_start
             _log.warning("worker %d did not come up: %s", event.worker, event.reason)
             if event.error is not None:  # its own code raised, and would again
                 self._failed_starts = FAILED_STARTS

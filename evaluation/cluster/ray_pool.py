@@ -151,8 +151,11 @@ class RayPool:
         self._announced = path
 
     def slots(self) -> int:
-        """One for each GPU of the cluster, or each room for a worker."""
+        """One for each GPU of the cluster, or each room for a worker; none when all had to start again."""
         try:
+            if self._options.address is None and not self._is_in_its_cluster():
+                self._start_again()
+                return 0
             has = self._ray.cluster_resources()
         except Exception as error:  # Ray itself is gone
             raise EvaluationError(
@@ -161,6 +164,22 @@ class RayPool:
         if self._options.address is None:
             return int(has.get(SLOT, 0))
         return min(int(has.get("CPU", 0)), self._options.cpu_workers) or int(has.get("GPU", 0))
+
+    def _is_in_its_cluster(self) -> bool:
+        """Whether Ray's daemon of this host lives; all workers are lost with it, and no new ones come up."""
+        here = self._ray.get_runtime_context().get_node_id()
+        return any(node["Alive"] for node in self._ray.nodes() if node["NodeID"] == here)
+
+    def _start_again(self) -> None:
+        _log.warning("Ray's daemon of this host died: Ray starts again, and all workers do")
+        workers, announced = list(self._workers), self._announced
+        self.close()
+        with _own_signals():
+            self._ray = self._connect()
+        if announced is not None:
+            self.announce(announced)
+        for worker in workers:
+            self.events.put(Lost(worker, "Ray's daemon of the driver's host died"))
 
     def spawn(self, worker: int) -> None:
         """An actor; Ray waits where the room of one that died is not free yet."""
@@ -176,8 +195,9 @@ class RayPool:
 
     def submit(self, worker: int, ticket: int, sets: Sequence[LayerSet], questions: NDArray[np.int64]) -> None:
         """A call of the actor."""
-        call = self._workers[worker].answers.remote(list(sets), questions)
-        self._when_done(call, partial(Replied, worker, ticket), worker)
+        actor = self._workers.get(worker)
+        if actor is not None:  # else it was lost with its cluster, which the driver has yet to hear of
+            self._when_done(actor.answers.remote(list(sets), questions), partial(Replied, worker, ticket), worker)
 
     def describe(self, worker: int) -> tuple[dict[str, Any], float | None]:
         """A call of the actor, waited for."""
