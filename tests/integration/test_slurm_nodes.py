@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import psutil
@@ -14,7 +15,8 @@ import pytest
 
 from .conftest import SIMULATED, Cluster, Job, kill, result_in, said, until
 
-pytest.importorskip("ray", reason="several nodes need Ray: pip install 'ga-layer-search[cluster]'")
+needs_ray = "several nodes need Ray: pip install 'ga-layer-search[cluster]'"
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason=needs_ray)  # not imported: it reads its settings then
 Undisturbed = Callable[..., dict[str, Any]]
 
 
@@ -49,12 +51,9 @@ def running_on(job: Job, node: str) -> list[int]:
     return sorted(found)
 
 
-def is_driver(process: psutil.Process, job: Job) -> bool:
-    try:
-        words = process.cmdline()
-    except psutil.Error:  # gone
-        return False
-    return "--listen" in words and str(job.output) in words and "-m" in words
+def driver_of(job: Job) -> list[int]:
+    """The search itself, on the first node."""
+    return [pid for pid in running_on(job, "node1") if {"-m", "--listen"} <= set(psutil.Process(pid).cmdline())]
 
 
 def nothing_left(job: Job) -> bool:
@@ -87,7 +86,8 @@ def test_when_the_second_node_fails_it_goes_on(back_after_s: float, cluster: Clu
 def test_when_the_search_itself_dies_the_other_node_does_not_keep_the_job(cluster: Cluster) -> None:
     job = search(cluster, sleep_s=1.0)
     wait_for_both(job)
-    kill(*(p.pid for p in psutil.process_iter() if is_driver(p, job)))
+    (driver,) = driver_of(job)
+    kill(driver)
     assert job.wait_for_state("COMPLETED", "FAILED", seconds=90)["JobState"] == "FAILED", job.log
     until(lambda: nothing_left(job), 60, "the end of all processes")
 
