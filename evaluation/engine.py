@@ -64,7 +64,8 @@ class Engine:
             batch_tokens: Most tokens in one forward pass; None for what suits the device.
             about: What else shapes an answer (names and fingerprints of the weights), for `fingerprint`.
             memory: Where the layers are, in words.
-            with_divergence: Ask the donor, too, once for each question, and tell how far the answers are from its own.
+            with_divergence: Ask the donor, too, once for each list of questions, and tell how far the answers are from
+                its own.
             weights: Of each question in a score, [Q]; None for all alike. They shape no answer.
         """
         self.pair = pair
@@ -80,8 +81,7 @@ class Engine:
         self._about = dict(about or {})
         self._memory = memory
         self._with_divergence = with_divergence
-        self._donor_QC = np.full(questions.gold_QC.shape, np.nan)
-        self._donor_known_Q = np.zeros(len(questions), dtype=np.bool_)
+        self._donor: dict[bytes, NDArray[np.float64]] = {}
         self._seconds_per_question: float | None = None
         self._plans: dict[tuple[bytes, int, bool], Plan] = {}
 
@@ -230,16 +230,21 @@ class Engine:
         return asked
 
     def _donor_log_probs(self, asked: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The donor's normalised log-probabilities of the choices, [Q, C]; asked once for each question."""
-        unknown = np.unique(asked[~self._donor_known_Q[asked]])
-        if len(unknown):
+        """The donor's normalised log-probabilities of the choices, [Q, C]; asked once for each list of questions.
+
+        Not once for each question: packed among others an answer may differ in its last bits, and what an engine gives
+        must not depend on what it was asked before. A search that is resumed, or has several workers, asks another.
+        """
+        key = asked.tobytes()
+        if key not in self._donor:
+            while len(self._donor) >= PLANS_KEPT:
+                del self._donor[next(iter(self._donor))]
             everything = LayerSet(tuple(range(self.num_layers)))
-            scores_QC = self._scores([everything], unknown)[1][0]
+            scores_QC = self._scores([everything], asked)[1][0]
             if np.isnan(scores_QC).any():
                 raise EvaluationError("the donor gives scores that are not numbers; check its weights and --dtype")
-            self._donor_QC[unknown] = log_softmax(scores_QC)
-            self._donor_known_Q[unknown] = True
-        return self._donor_QC[asked]
+            self._donor[key] = log_softmax(scores_QC)
+        return self._donor[key]
 
     def _plan(self, asked: NDArray[np.int64], log_probs: bool) -> Plan:
         """A search asks the same questions over and over: the last plans are kept."""

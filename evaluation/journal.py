@@ -159,15 +159,7 @@ class Journal:
         self._end = 0  # bytes read so far, always just after a newline
         self._lines = 0
         with self._locked(os.O_CREAT) as (fd, alone):
-            self._read_tail(fd)
-            torn = os.fstat(fd).st_size - self._end
-            if torn and alone:  # whoever wrote it is dead: writers hold the lock while they write
-                _log.warning(
-                    "%s: the last line was cut off (%d bytes) and is dropped; its answers are asked again",
-                    path,
-                    torn,
-                )
-                os.ftruncate(fd, self._end)
+            self._read_whole_lines(fd, alone)
             if self._lines == 0:
                 self._append(fd, alone, _line({"journal": _FORMAT, "header": self._header}))
 
@@ -247,9 +239,19 @@ class Journal:
 
     def _write(self, record: Record) -> None:
         with self._locked() as (fd, alone):
-            self._read_tail(fd)
+            self._read_whole_lines(fd, alone)
             self._append(fd, alone, encode(record))
             self._read_tail(fd)
+
+    def _read_whole_lines(self, fd: int, alone: bool) -> None:
+        """What others have written, and drop what one of them could not finish, where that is safe."""
+        self._read_tail(fd)
+        torn = os.fstat(fd).st_size - self._end
+        if torn and alone:  # whoever wrote it is dead: writers hold the lock while they write
+            _log.warning(
+                "%s: the last line was cut off (%d bytes) and is dropped; its answers are asked again", self.path, torn
+            )
+            os.ftruncate(fd, self._end)
 
     def _append(self, fd: int, alone: bool, line: bytes) -> None:
         """Append in one write; a full disk leaves the file as it was, where that is safe."""

@@ -191,7 +191,7 @@ def make_parser(
     )
     workers = parser.add_argument_group("several workers (they need Ray: pip install 'ga-layer-search[cluster]')")
     workers.add_argument("--gpus", metavar="I,J|all", help="a worker on each of these GPUs of this host")
-    workers.add_argument("--cpu-workers", type=int, metavar="N", help="N workers on this host's cores, one core each")
+    workers.add_argument("--cpu-workers", type=int, metavar="N", help="N workers, which share this host's cores")
     workers.add_argument("--ray-address", metavar="ADDR", help="workers of a Ray cluster that runs: HOST:PORT or auto")
     text = "address of this host at which other hosts may join [loopback only]"
     workers.add_argument("--listen", metavar="ADDR", help=text)

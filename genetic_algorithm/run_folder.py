@@ -111,7 +111,11 @@ def peek(folder: Path, run: Mapping[str, Any]) -> tuple[RunPaths, dict[str, Any]
         return None
     paths = _take_up(folder, json.loads(json.dumps(dict(run))))
     document = _finished(paths)
-    return None if document is None else (paths, document)
+    if document is not None:
+        return paths, document
+    with paths.config.open("rb") as file:
+        _lock(file.fileno(), paths)  # that somebody holds it is told before models are loaded
+    return None
 
 
 @contextlib.contextmanager
@@ -252,21 +256,30 @@ def _finished(paths: RunPaths) -> dict[str, Any] | None:
 def _only_one(paths: RunPaths) -> Iterator[None]:
     """Hold the run for this process; the system lets go of it however the process ends."""
     with paths.config.open("rb") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise SearchError(
-                    f"another search is running in {paths.folder}{_holder(paths.holder)}; wait for it, help it with "
-                    "--join, or choose another --output-dir"
-                ) from None
-            except OSError:
-                pass  # a file system without locks: the journal stays sound with several writers
+        _lock(file.fileno(), paths)
+        if os.fstat(file.fileno()).st_ino != os.stat(paths.config).st_ino:
+            raise SearchError(f"another search has just begun in {paths.folder}; give the command again to follow it")
+        paths.cluster.unlink(missing_ok=True)  # of a driver that was killed
         write_json(paths.holder, {"host": platform.node(), "pid": os.getpid(), "since": timestamp_now()})
         try:
             yield
         finally:
             paths.holder.unlink(missing_ok=True)
+
+
+def _lock(descriptor: int, paths: RunPaths) -> None:
+    """Until the file is closed."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SearchError(
+            f"another search is running in {paths.folder}{_holder(paths.holder)}; wait for it, help it with --join, or "
+            "choose another --output-dir"
+        ) from None
+    except OSError:
+        pass  # a file system without locks: the journal stays sound with several writers
 
 
 def _holder(path: Path) -> str:

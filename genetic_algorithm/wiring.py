@@ -76,8 +76,10 @@ def join(args: argparse.Namespace) -> int:
     """
     from evaluation.cluster.joining import join
 
+    if args.dry_run:
+        raise SearchError("--join helps a run and plans none; leave --dry-run out")
     options = cluster_options(args)
-    if args.output_dir is None or options is None or not options.here:
+    if args.output_dir is None or options is None or options.address or not options.here:
         raise SearchError("--join needs --output-dir, the run to help, and what helps: --gpus all or --cpu-workers N")
     return join(args.output_dir, options)
 

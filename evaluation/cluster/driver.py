@@ -55,7 +55,7 @@ class ClusterEvaluator:
         self._busy: dict[int, int] = {}  # worker: ticket
         self._starting: set[int] = set()
         self._answered: dict[int, int] = {}  # worker: question-evaluations
-        self._numbers, self._tickets, self._first_ticket = 0, 0, 1
+        self._numbers, self._tickets, self._first_ticket, self._first_start = 0, 0, 1, 1
         self._failed_starts, self._lost, self._lost_in_a_row = 0, 0, 0
         self._reason = ""  # of the first of the failed starts
         self._slots, self._looked_at_slots, self._wrote_status = 0, -np.inf, -np.inf
@@ -227,6 +227,7 @@ class ClusterEvaluator:
             raise EvaluationError("the cluster has no room for a worker: no GPU, or no core for --cpu-workers")
         if not self._slots:
             _log.warning("there is no room for a worker any more; waiting until there is")
+            self._first_start = self._numbers + 1  # that those before are lost says nothing of the next
 
     def _hand_out(self, going: Round) -> None:
         if len(self._busy) == len(self._ready):
@@ -279,7 +280,9 @@ class ClusterEvaluator:
     def _lose(self, event: Lost) -> None:
         if event.worker in self._starting:
             self._starting.remove(event.worker)
-            self._start_failed(event.reason)
+            self._pool.dismiss(event.worker)  # what is left of it would keep its place
+            if event.worker >= self._first_start:
+                self._start_failed(event.reason)
             _log.warning("worker %d did not come up: %s", event.worker, event.reason)
             if event.error is not None:  # its own code raised, and would again
                 self._failed_starts = FAILED_STARTS

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from typing import Any
 
 from evaluation.cluster import reaper
 from evaluation.cluster.options import ClusterOptions
-from evaluation.cluster.ray_pool import ENVIRONMENT, OBJECT_STORE_BYTES, SLOT, require_ray, visible_devices
+from evaluation.cluster.ray_pool import ENVIRONMENT, OBJECT_STORE_BYTES, SHORT, SLOT, require_ray, visible_devices
 from evaluation.errors import EvaluationError
 
 POLL_S = 0.5
@@ -37,29 +36,40 @@ def join(folder: Path, options: ClusterOptions) -> int:
     require_ray()
     folder = folder.expanduser().absolute()
     print(f"run_search: waiting for the run in {folder}", file=sys.stderr, flush=True)
-    refused: Mapping[str, Any] | None = None
-    while not any(folder.glob("search_result_*.json")):
-        cluster = _read(folder / "cluster.json")
-        if cluster is None or cluster == refused:
+    refused: Mapping[str, Any] = {}
+    while not _is_over(folder):
+        cluster = _read(folder / "cluster.json", refused)
+        if cluster == refused:
             time.sleep(POLL_S)
             continue
-        _check(cluster)
+        _check(cluster, options)
         print(f"run_search: joining {cluster['address']} with {options.here} workers", file=sys.stderr, flush=True)
-        _help(folder / "cluster.json", cluster, options)
-        refused = cluster  # that driver is gone, or cannot be reached
+        if not _help(folder / "cluster.json", cluster, options):
+            refused = cluster  # that driver is gone, or cannot be reached
     print(f"run_search: the run in {folder} is over", file=sys.stderr)
     return 0
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _is_over(folder: Path) -> bool:
+    return any(folder.glob("search_result_*.json"))
+
+
+def _read(path: Path, otherwise: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a run announces; nothing where it does not, and `otherwise` where that cannot be told now."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there yet, or being replaced
-        return None
-    return document if isinstance(document, dict) and {"address", "token", "ray", "host"} <= document.keys() else None
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        return otherwise
+    is_whole = isinstance(document, dict) and {"address", "token", "ray", "host", "gpus", "loopback"} <= document.keys()
+    return document if is_whole else otherwise
 
 
-def _check(cluster: Mapping[str, Any]) -> None:
+def _check(cluster: Mapping[str, Any], options: ClusterOptions) -> None:
+    if cluster["gpus"] != bool(options.gpus):
+        kind, flag = ("GPUs", "--gpus all") if cluster["gpus"] else ("the CPU", "--cpu-workers N")
+        raise EvaluationError(f"the run's workers are on {kind}, and all must be; join with {flag}")
     here = metadata.version("ray")
     if cluster["ray"] != here:
         raise EvaluationError(f"the run's Ray is {cluster['ray']}, that of this host is {here}; install the same")
@@ -70,8 +80,8 @@ def _check(cluster: Mapping[str, Any]) -> None:
         )
 
 
-def _help(path: Path, cluster: dict[str, Any], options: ClusterOptions) -> None:
-    """Be a node of the run's cluster for as long as it is announced."""
+def _help(path: Path, cluster: Mapping[str, Any], options: ClusterOptions) -> bool:
+    """Be a node of the run's cluster for as long as it is announced; whether this host was one."""
     mark = secrets.token_hex(8)
     environment = {**os.environ, **ENVIRONMENT, reaper.MARK: mark}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": cluster["token"]}
@@ -83,22 +93,22 @@ def _help(path: Path, cluster: dict[str, Any], options: ClusterOptions) -> None:
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
     if options.listen:
         command += [f"--node-ip-address={options.listen}"]
-    # On another host Ray makes the driver's folder there, too.
-    is_elsewhere = cluster["host"] != socket.gethostname()
-    folder = Path(cluster["folder"]) if is_elsewhere else Path(tempfile.mkdtemp(prefix="ga_join_"))
-    watch = reaper.start(mark, folder)
+    # Ray's own folder here has the name of the driver's, and other nodes of this host may use it: it is left to Ray.
+    watch = reaper.start(mark, Path(tempfile.mkdtemp(prefix="ga_join_", dir=SHORT)))
     try:
         with tempfile.TemporaryFile("w+") as said:
             node = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
             )
-            while node.poll() is None and _read(path) == cluster:
+            while node.poll() is None and _read(path, cluster) == cluster:
                 time.sleep(POLL_S)
             said.seek(0)
             lines = [line.strip() for line in said if line.strip()]
-        if node.returncode and not any("Ray runtime started" in line for line in lines):
+        was_in = any("Ray runtime started" in line for line in lines)
+        if node.returncode and not was_in:
             _log.warning("could not join %s: %s", cluster["address"], lines[-1] if lines else "Ray says nothing")
     finally:  # the node ends with the watch
         assert watch.stdin is not None
         watch.stdin.close()
         watch.wait()
+    return was_in

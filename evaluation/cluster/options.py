@@ -107,7 +107,7 @@ def _address(text: str) -> str:
     except ValueError:
         try:
             found = ipaddress.ip_address(socket.gethostbyname(text or "no name"))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise EvaluationError(
                 f"--listen {text}: no address of that name ({error}); give this host's address"
             ) from error

@@ -50,7 +50,7 @@ class Pool(Protocol):
     events: queue.SimpleQueue[Event]
 
     def slots(self) -> int:
-        """Workers that there is room for now."""
+        """Workers that there is room for now; 0 where all that were started are lost."""
 
     def spawn(self, worker: int) -> None:
         """Start a worker; `Started` or `Lost` follows."""

@@ -36,6 +36,8 @@ from genetic_algorithm import Evaluator, LayerSet
 
 SLOT = "ga_worker"
 """Ray's name of the room for one worker on a host of ours."""
+SHORT = "/tmp"
+"""Where Ray's folders lie: paths of its sockets have at most 107 bytes, which $TMPDIR of a job may use up."""
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Ray's least; answers are small."""
 ENVIRONMENT = {
@@ -110,7 +112,7 @@ class RayPool:
                 raise EvaluationError(f"--ray-address {options.address}: {in_words(error)}") from error
             return ray
         mark, self._token = secrets.token_hex(8), _token()
-        self._folder = folder = Path(tempfile.mkdtemp(prefix="ga_ray_"))  # short: sockets' paths have 107 bytes at most
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="ga_ray_", dir=SHORT))
         self._set({reaper.MARK: mark, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self._token})
         self._watch = reaper.start(mark, folder)
         self._set({} if options.listen else LOOPBACK)
@@ -144,7 +146,7 @@ class RayPool:
             "ray": metadata.version("ray"),
             "host": socket.gethostname(),
             "loopback": self._options.listen is None,
-            "folder": str(self._folder),
+            "gpus": bool(self._options.gpus),
         }
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -154,8 +156,11 @@ class RayPool:
         self._announced = path
 
     def slots(self) -> int:
-        """One for each GPU of the cluster, or each room for a worker."""
+        """One for each GPU of the cluster, or each room for a worker; none when all had to start again."""
         try:
+            if self._options.address is None and not self._is_in_its_cluster():
+                self._start_again()
+                return 0
             has = self._ray.cluster_resources()
         except Exception as error:  # Ray itself is gone
             raise EvaluationError(
@@ -163,7 +168,25 @@ class RayPool:
             ) from error
         if self._options.address is None:
             return int(has.get(SLOT, 0))
-        return min(int(has.get("CPU", 0)), self._options.cpu_workers) or int(has.get("GPU", 0))
+        if self._options.cpu_workers:
+            return min(int(has.get("CPU", 0)), self._options.cpu_workers)
+        return int(has.get("GPU", 0))
+
+    def _is_in_its_cluster(self) -> bool:
+        """Whether Ray's daemon of this host lives; all workers are lost with it, and no new ones come up."""
+        here = self._ray.get_runtime_context().get_node_id()
+        return any(node["Alive"] for node in self._ray.nodes() if node["NodeID"] == here)
+
+    def _start_again(self) -> None:
+        _log.warning("Ray's daemon of this host died: Ray starts again, and all workers do")
+        workers, announced = list(self._workers), self._announced
+        self.close()
+        with _own_signals():
+            self._ray = self._connect()
+        if announced is not None:
+            self.announce(announced)
+        for worker in workers:
+            self.events.put(Lost(worker, "Ray's daemon of the driver's host died"))
 
     def spawn(self, worker: int) -> None:
         """An actor; Ray waits where the room of one that died is not free yet."""
@@ -179,12 +202,16 @@ class RayPool:
 
     def submit(self, worker: int, ticket: int, sets: Sequence[LayerSet], questions: NDArray[np.int64]) -> None:
         """A call of the actor."""
-        call = self._workers[worker].answers.remote(list(sets), questions)
-        self._when_done(call, partial(Replied, worker, ticket), worker)
+        actor = self._workers.get(worker)
+        if actor is not None:  # else it was lost with its cluster, which the driver has yet to hear of
+            self._when_done(actor.answers.remote(list(sets), questions), partial(Replied, worker, ticket), worker)
 
     def describe(self, worker: int) -> tuple[dict[str, Any], float | None]:
         """A call of the actor, waited for."""
-        found: tuple[dict[str, Any], float | None] = self._ray.get(self._workers[worker].describe.remote())
+        try:
+            found: tuple[dict[str, Any], float | None] = self._ray.get(self._workers[worker].describe.remote())
+        except Exception as error:
+            raise EvaluationError(f"worker {worker} cannot tell of itself: {in_words(error)}") from error
         return found
 
     def dismiss(self, worker: int) -> None:

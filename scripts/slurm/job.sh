@@ -31,6 +31,9 @@ count_gpus() {
 }
 GPUS_HERE=$(count_gpus)
 LAUNCH=()
+# Does this job say itself where it runs? Then no file adds to it.
+names_devices() { [[ $GPUS_SAID != auto ]] || has_option "--gpu --gpus --cpu-workers --ray-address" "$@"; }
+GPUS_SAID=$GPUS
 # A GPU that was asked for must be there: auto would go on without.
 [[ $GPUS != auto || $GPUS_HERE == 0 ]] || GPUS=0
 

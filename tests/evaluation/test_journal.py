@@ -137,6 +137,21 @@ def test_a_torn_last_line_is_dropped_with_a_warning(tmp_path: Path, caplog: pyte
     assert path.read_bytes().endswith(b"\n")
 
 
+def test_what_another_writer_could_not_finish_is_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "j"
+    journal = _filled(path)
+    with path.open("ab") as file:  # it was killed within its write
+        file.write(path.read_bytes().splitlines()[1][:50])
+    with caplog.at_level(logging.WARNING):
+        journal.append(B, np.array([7]), _answers(1), 0.1)
+        assert len(caplog.messages) == 1
+        assert "cut off (50 bytes)" in caplog.messages[0]
+        again = Journal(path, HEADER, QUESTIONS)
+    assert len(caplog.messages) == 1
+    assert _known(again) == _known(journal)
+    assert len(again.layer_sets) == 5
+
+
 def test_a_damaged_middle_line_is_skipped_with_its_number(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "j"
     _filled(path)
@@ -286,3 +301,20 @@ def test_half_precision_keeps_finite_values_finite() -> None:
     assert np.isinf(halves[[2, 3]]).all()
     assert np.isnan(halves[4])
     assert quantised(None) is None
+
+
+def test_what_was_acknowledged_is_there_once_however_writers_are_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/journal.py", "--seconds", "3", "--questions", "3000", "--folder", tmp_path]
+    done = subprocess.run(
+        [*map(str, command), "--kills-per-second", "20"],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    found = json.loads(done.stdout)
+    assert found["told"] > 50
+    assert found["kills"] > 20
+    assert found["lines"] >= found["told"]
