@@ -117,7 +117,8 @@ def test_a_worker_that_is_killed_changes_nothing_and_only_this_host_is_listened_
         os.kill(run.workers()[0], signal.SIGKILL)
         code, stderr = run.end()
         assert code == 0, stderr
-        assert re.search(r"\nworker \d \(.*\) is lost: ", stderr)
+        # On a busy machine it may have been killed before it was ready.
+        assert re.search(r"\nworker \d (\(.*\) is lost|did not come up): ", stderr), stderr
         assert "Traceback" not in stderr
         assert module_line.result("workers") == module_line.result("alone")
         assert run.left_nothing()
