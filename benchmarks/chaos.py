@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run_alone(args, search, quiet)
     alone_s, since = time.monotonic() - since, time.monotonic()
     chaos = Chaos(args, search, disturbed, lines=len(journal_lines(quiet)))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whatever ends this ends what it started
     try:
         chaos.run()
     finally:
@@ -144,12 +145,12 @@ class Chaos:
     label: str = field(default_factory=lambda: secrets.token_hex(8))
     driver: subprocess.Popen[bytes] | None = None
     hosts: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
 
     def run(self) -> None:
         """To the end of the search; raises EvaluationError where the driver fails by itself."""
         rng = np.random.default_rng(self.args.seed)
         due = sorted(rng.integers(0, max(1, self.lines - 1), self.args.kills).tolist())
-        self.began = time.monotonic()
         while True:
             if self.is_over():
                 self.say("the search is over")

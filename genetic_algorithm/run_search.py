@@ -84,10 +84,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     job: Job | None = None
     folder: Path | None = None
+    how = "nothing was written"
     with _sigterm_as_interrupt():
         try:
             args = _parse(given)
             if args.join:
+                how = "the run goes on without this host"
                 return wiring.join(args)
             job = _job(args)
             if job.args.output_dir is not None:
@@ -111,7 +113,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt as stop:
             if os.environ.get("GA_DEBUG") == "1":
                 raise
-            how = "nothing was written"
             if folder is not None and job is not None:
                 command = arguments.resume_command(sys.executable, given, job.pair, folder)
                 how = f"nothing is lost; resume with: {shlex.join(command)}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import queue
+import subprocess
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,6 +98,16 @@ def test_a_host_that_joined_joins_again_when_its_node_dies_and_not_what_it_canno
     monkeypatch.setattr(joining.time, "sleep", sleep)
     assert joining.join(tmp_path, ClusterOptions(cpu_workers=1)) == 0
     assert helped == ["t"] * 3
+
+
+def test_a_host_that_is_told_to_leave_says_that_the_run_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "genetic_algorithm.run_search", "--join", "--cpu-workers", "1", "--output-dir"]
+    host = subprocess.Popen([*command, tmp_path / "run"], stderr=subprocess.PIPE, text=True)
+    assert host.stderr is not None
+    assert host.stderr.readline().startswith("run_search: waiting for the run in ")
+    host.terminate()
+    _, said = host.communicate(timeout=60)
+    assert (host.returncode, said) == (143, "run_search: stopped; the run goes on without this host\n")
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray: pip install 'ga-layer-search[cluster]'")
