@@ -39,7 +39,7 @@ def join(folder: Path, options: ClusterOptions) -> int:
     refused: Mapping[str, Any] = {}
     while not _is_over(folder):
         cluster = _read(folder / "cluster.json", refused)
-        if cluster == refused:
+        if not cluster or cluster == refused:
             time.sleep(POLL_S)
             continue
         _check(cluster, options)
