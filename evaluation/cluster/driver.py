@@ -223,7 +223,7 @@ class ClusterEvaluator:
         if self._slots == before and self._numbers:
             return
         self._failed_starts = 0
-        if not self._slots and self._first is None:
+        if not self._slots and not self._numbers:
             raise EvaluationError("the cluster has no room for a worker: no GPU, or no core for --cpu-workers")
         if not self._slots:
             _log.warning("there is no room for a worker any more; waiting until there is")
