@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from abc import ABC, abstractmethod
 from collections import deque
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ _ABOUT = re.compile(r"; [\d,]+ of about (?P<about>[\d,]+) done")
 _ENDED = "the search ended by "
 
 
-class Tail:
+class Tail(ABC):
     """The complete lines of a file; a last one that is cut off waits for its end.
 
     Args:
@@ -49,13 +50,13 @@ class Tail:
                 self._at += len(line)
                 self.take(line)
 
+    @abstractmethod
     def reset(self) -> None:
         """Forget all lines."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, line: bytes) -> None:
         """Take in one line, its end included."""
-        raise NotImplementedError
 
 
 class JournalTail(Tail):
