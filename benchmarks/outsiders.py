@@ -228,5 +228,5 @@ def _seeded(seed: int) -> Iterator[None]:
 def _optional(name: str) -> Any:
     try:
         return import_module(name)
-    except ImportError:
-        raise SearchError(f"{name} is not installed; pip install -e '.[benchmarks]'") from None
+    except ImportError as error:
+        raise SearchError(f"{error.name or name} is not installed; pip install -e '.[benchmarks]'") from None
