@@ -87,6 +87,7 @@ class VirtualPool:
     killed: int = 0
     _ahead: list[tuple[float, int, Event]] = field(default_factory=list)
     _dies: dict[int, float] = field(default_factory=dict)
+    _met: set[tuple[int, bytes]] = field(default_factory=set)
     _order: Iterator[int] = field(default_factory=itertools.count)
     _rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
@@ -134,8 +135,12 @@ class VirtualPool:
         spread = self.trouble.spread
         deviate = float(self._rng.lognormal(-(spread**2) / 2, spread)) if spread else 1.0
         answers = Answers(np.zeros(0, np.bool_))
+        given = [(layers, answers) for layers in sets]
+        if (slice_ := (worker, questions.tobytes())) not in self._met:
+            self._met.add(slice_)
+            sets = [*sets, LayerSet(tuple(range(DEPTH)))]  # the donor, once for each slice that a worker meets
         seconds = self.trouble.call_s + work(sets, questions) * deviate
-        self._put(seconds, Replied(worker, ticket, Given([(layers, answers) for layers in sets], "", [])))
+        self._put(seconds, Replied(worker, ticket, Given(given, "", [])))
 
     def dismiss(self, worker: int) -> None:
         """See `Pool`."""

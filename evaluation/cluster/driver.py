@@ -55,6 +55,7 @@ class ClusterEvaluator:
         self._busy: dict[int, int] = {}  # worker: ticket
         self._starting: set[int] = set()
         self._answered: dict[int, int] = {}  # worker: question-evaluations
+        self._met: dict[int, set[int]] = {}  # worker: slices of questions
         self._numbers, self._tickets, self._first_ticket, self._first_start = 0, 0, 1, 1
         self._failed_starts, self._lost, self._lost_in_a_row = 0, 0, 0
         self._reason = ""  # of the first of the failed starts
@@ -150,7 +151,8 @@ class ClusterEvaluator:
         self._staff()
         tokens_Q = np.ones(self.num_questions) if self._facts.tokens is None else self._facts.tokens
         self._first_ticket = self._tickets + 1
-        self._round = going = Round(cut(jobs, max(1, self._slots), self.num_layers, tokens_Q), self._clock)
+        parts = cut(jobs, max(1, self._slots), self.num_layers, tokens_Q)
+        self._round = going = Round(parts, self._clock, self._met)
         waiting = deque[Piece]()
         try:
             while waiting or not going.is_done:
@@ -288,6 +290,7 @@ class ClusterEvaluator:
                 self._failed_starts = FAILED_STARTS
         elif (facts := self._ready.pop(event.worker, None)) is not None:
             self._lost += 1
+            self._met.pop(event.worker, None)
             _log.warning("worker %d (%s) is lost: %s", event.worker, facts.name, event.reason)
             ticket = self._busy.pop(event.worker, 0)
             self._failed_starts = 0

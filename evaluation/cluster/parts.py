@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,11 @@ class Part:
     sets: tuple[LayerSet, ...]
     questions: NDArray[np.int64]
     price: float
+    slice: int = field(init=False)
+    """The same for the same questions."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slice", hash(self.questions.tobytes()))
 
 
 def cut(jobs: Sequence[Job], workers: int, depth: int, tokens_Q: NDArray[np.float64]) -> list[Part]:

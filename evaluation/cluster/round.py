@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Container, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,12 +44,22 @@ class Round:
     Args:
         parts: What is asked, the longest first.
         clock: Monotonic.
+        met: Slices of questions that each worker has been asked, in earlier requests as well; it grows.
     """
 
-    def __init__(self, parts: Sequence[Part], clock: Callable[[], float] = time.monotonic) -> None:
-        self._waiting = [Task(part) for part in reversed(parts)]  # the next is the last
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        clock: Callable[[], float] = time.monotonic,
+        met: MutableMapping[int, set[int]] | None = None,
+    ) -> None:
+        self._waiting: dict[int, list[Task]] = {}  # by slice; the next is the last
+        self._left: dict[int, float] = defaultdict(float)  # their prices
+        for part in reversed(parts):
+            self._wait(Task(part))
         self._running: dict[int, Task] = {}
         self._clock = clock
+        self._met = {} if met is None else met
         self._price_done, self._seconds_done = 0.0, 0.0
         self._looked = -math.inf
         self.failures: dict[LayerSet, str] = {}
@@ -65,12 +76,23 @@ class Round:
         return bool(self._waiting) or self._clock() - self._looked >= LOOK_S
 
     def take(self, worker: int, is_only_one: bool) -> Task | None:
-        """What a free worker does next: the longest part left that it has not failed on, else one that is overdue."""
-        for place in range(len(self._waiting) - 1, -1, -1):
-            task = self._waiting[place]
-            if worker not in task.raised_on or is_only_one:
-                del self._waiting[place]
-                return self._give(task, worker)
+        """What a free worker does next: the longest part of a slice that it has not failed on, else one overdue.
+
+        Slices that the worker has met come first: an engine asks the donor once for each, too, and so would every
+        worker for all of them. Then come those with the most left for each worker that is at them.
+        """
+        at = Counter(task.part.slice for task in self._running.values())
+        met = self._met.get(worker, set())
+        for key in sorted(self._waiting, key=lambda key: (key not in met, -self._left[key] / (at[key] + 1))):
+            tasks = self._waiting[key]
+            for place in range(len(tasks) - 1, -1, -1):
+                task = tasks[place]
+                if worker not in task.raised_on or is_only_one:
+                    del tasks[place]
+                    self._left[key] -= task.part.price
+                    if not tasks:
+                        del self._waiting[key], self._left[key]
+                    return self._give(task, worker)
         if self._clock() - self._looked < LOOK_S:
             return None
         overdue = [task for task in self._running.values() if self._is_overdue(task)]
@@ -120,9 +142,14 @@ class Round:
             self._fail(task.part.sets[0], f"{task.losses} workers died over it; the last: {reason}")
             task.is_done = True
         else:
-            self._waiting.append(task)
+            self._wait(task)
+
+    def _wait(self, task: Task) -> None:
+        self._waiting.setdefault(task.part.slice, []).append(task)
+        self._left[task.part.slice] += task.part.price
 
     def _give(self, task: Task, worker: int) -> Task:
+        self._met.setdefault(worker, set()).add(task.part.slice)
         task.since[worker] = self._clock()
         self._running[worker] = task
         return task
@@ -139,20 +166,25 @@ class Round:
         if len(task.part.sets) > 1:
             self._alone(task, left)
         elif len(task.raised_on) < min(TRIES, workers):
-            self._waiting.append(Task(task.part, losses=task.losses, raised_on=task.raised_on))
+            self._wait(Task(task.part, losses=task.losses, raised_on=task.raised_on))
         else:
             self._fail(left[0], reason)
 
     def _alone(self, task: Task, sets: Sequence[LayerSet]) -> None:
         price = task.part.price / len(task.part.sets)
-        self._waiting += [Task(Part((layers,), task.part.questions, price)) for layers in sets]
+        for layers in sets:
+            self._wait(Task(Part((layers,), task.part.questions, price)))
 
     def _fail(self, layers: LayerSet, reason: str) -> None:
         """The set is left out of what waits, too."""
         self.failures[layers] = reason
-        for task in self._waiting:
+        waiting = [task for tasks in self._waiting.values() for task in tasks]
+        self._waiting.clear()
+        self._left.clear()
+        for task in waiting:
             task.part = _without(task.part, self.failures)
-        self._waiting = [task for task in self._waiting if task.part.sets]
+            if task.part.sets:
+                self._wait(task)
 
 
 def _without(part: Part, failed: Container[LayerSet]) -> Part:

@@ -48,6 +48,20 @@ def test_the_longest_part_goes_first_and_all_are_answered_with_their_questions()
     assert going.failures == {}
 
 
+def test_workers_spread_over_the_slices_and_keep_to_those_they_have_met() -> None:
+    met: dict[int, set[int]] = {}
+    parts = [part(A), part(B, price=9.0), part(C, questions=SECOND, price=8.0), part(D, questions=SECOND, price=7.0)]
+    going = Round(parts, met=met)
+    assert (take(going, 1), take(going, 2)) == ((A,), (C,))
+    assert reply(going, 2, C) == [C]
+    assert take(going, 2) == (D,)  # though B is longer
+    assert (reply(going, 2, D), reply(going, 1, A)) == ([D], [A])
+    assert take(going, 2) == (B,)  # rather than nothing
+    assert reply(going, 2, B) == [B]
+    again = Round(parts, met=met)
+    assert (take(again, 1), take(again, 2)) == ((A,), (C,))  # worker 2 has met both, where there is most to do is next
+
+
 def test_sets_that_were_not_asked_are_left_out() -> None:
     going = Round([part(A)])
     take(going, 1)
@@ -146,7 +160,7 @@ def test_a_set_that_failed_is_left_out_of_what_waits_and_of_what_runs() -> None:
 
 
 def test_a_set_that_failed_is_left_out_of_what_a_lost_worker_had() -> None:
-    going = Round([part(A), part(A, B, questions=SECOND), part(A, questions=SECOND)])
+    going = Round([part(A, price=30.0), part(A, B, questions=SECOND), part(A, questions=SECOND)])
     take(going, 1), take(going, 2), take(going, 3)
     reply(going, 1, error="bad", workers=1)
     going.lost(2, "killed")
