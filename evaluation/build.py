@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from evaluation.config import EvalConfig
+from evaluation.devices import gpu_bytes
 from evaluation.engine import Engine
 from evaluation.errors import EvaluationError
 from evaluation.memory import choose_plan, read_machine, sizes_of
@@ -170,7 +171,7 @@ def usable_device(name: str) -> torch.device:
     """The device of that name, once it is known to be there.
 
     Raises:
-        EvaluationError: if this machine lacks it.
+        EvaluationError: if this machine lacks it, or others leave no room on it.
     """
     device = torch.device(name)
     if device.type == "cuda":
@@ -178,6 +179,7 @@ def usable_device(name: str) -> torch.device:
         if (device.index or 0) >= count:
             has = f"has CUDA devices 0 to {count - 1}" if count else "has no CUDA device"
             raise EvaluationError(f"device {name} is not there: this machine {has}; give another, or cpu")
+        gpu_bytes(str(device))
     return device
 
 

@@ -38,3 +38,21 @@ def device_name(gpu: str) -> str:
         has = f"GPUs 0 to {count - 1}" if count else "no GPU that torch can use"
         raise EvaluationError(f"--gpu {gpu}: this machine has {has}; give another number, cpu or auto")
     return f"cuda:{int(gpu)}"
+
+
+def gpu_bytes(device: str) -> tuple[int, int]:
+    """Free memory of a `cuda:N`, and all of it.
+
+    Raises:
+        EvaluationError: it cannot be used at all, for which another process is the usual reason.
+    """
+    import torch
+
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError as error:  # torch.AcceleratorError where not even a context finds room
+        reason = str(error).partition("\n")[0]
+        raise EvaluationError(
+            f"{device} cannot be used ({reason}); nvidia-smi tells what fills it: wait for that, or give another GPU"
+        ) from error
+    return int(free), int(total)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from evaluation.config import Memory
+from evaluation.devices import gpu_bytes
 from evaluation.errors import EvaluationError
 from models.packed.whole import TOKEN_BYTES
 
@@ -283,7 +284,7 @@ def read_machine(device: torch.device) -> Machine:
     host = host_free_bytes()
     if device.type != "cuda":
         return Machine(device="cpu", free_bytes=host, host_free_bytes=host, cores=torch.get_num_threads())
-    free = torch.cuda.mem_get_info(device)[0]
+    free, _ = gpu_bytes(str(device))
     idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return Machine(device=str(device), free_bytes=free + idle, host_free_bytes=host)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evaluation.devices import device_name, gpu_count
+from evaluation.devices import device_name, gpu_bytes, gpu_count
 from evaluation.errors import EvaluationError
 from evaluation.memory import host_free_bytes
 
@@ -96,7 +96,7 @@ def _require_memory(device: Device, parameters: int, stored: str) -> None:
 
 
 def _free_bytes(device: Device) -> int | None:
-    return int(torch.cuda.mem_get_info(device.name)[0]) if device.name != "cpu" else host_free_bytes()
+    return gpu_bytes(device.name)[0] if device.name != "cpu" else host_free_bytes()
 
 
 @contextmanager
@@ -120,4 +120,4 @@ def memory_errors_named(device: str, what: str, advice: str) -> Iterator[None]:
 
 
 def _is_about_memory(error: RuntimeError) -> bool:
-    return any(words in str(error) for words in ("can't allocate memory", "ALLOC_FAILED", "CUDA out of memory"))
+    return any(words in str(error) for words in ("can't allocate memory", "ALLOC_FAILED", "CUDA out of memory", "CUDA error: out of memory"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,16 @@ def test_tasks_are_the_named_ones_else_mmlu_where_its_folder_is_given_else_the_p
     assert task_source(EvalConfig(mmlu_dir=tmp_path, tasks=("mmlu_stem",))).names == ("mmlu_stem",)
 
 
+def no_room(device: str) -> tuple[int, int]:
+    """As on a GPU that another process has filled but for 0.35 GB (seen with torch 2.11)."""
+    raise RuntimeError("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in https://docs.nvidia.com/")
+
+
+FULL_GPU = (
+    "cuda:1 cannot be used (CUDA error: out of memory); nvidia-smi tells what fills it: wait for that, or give another"
+)
+
+
 def test_bad_pairs_devices_and_tokenizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="no pair is called 'tony'"):
         build_evaluator(EvalConfig(pair="tony"), max_limit=1)
@@ -132,7 +143,11 @@ def test_bad_pairs_devices_and_tokenizers(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(EvaluationError, match="this machine has CUDA devices 0 to 1"):
         usable_device("cuda:2")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10, 20))
     assert usable_device("cuda:1").index == 1
+    monkeypatch.setattr(torch.cuda, "mem_get_info", no_room)
+    with pytest.raises(EvaluationError, match=re.escape(FULL_GPU)):
+        usable_device("cuda:1")
     with pytest.raises(ModelError, match=f"no tokenizer in {tmp_path}; copy the donor's"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
