@@ -120,4 +120,7 @@ def memory_errors_named(device: str, what: str, advice: str) -> Iterator[None]:
 
 
 def _is_about_memory(error: RuntimeError) -> bool:
-    return any(words in str(error) for words in ("can't allocate memory", "ALLOC_FAILED", "CUDA out of memory", "CUDA error: out of memory"))
+    return any(
+        words in str(error)
+        for words in ("can't allocate memory", "ALLOC_FAILED", "CUDA out of memory", "CUDA error: out of memory")
+    )
