@@ -68,8 +68,14 @@ def plot(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
         panel.set_xticks(ticks, labels=[f"{passes:g}" for passes in ticks], minor=False)
         panel.minorticks_off()
         panel.grid(alpha=0.3)
+    curves = {curve.get_label(): curve for panel in panels[0] for curve in panel.get_legend_handles_labels()[0]}
     panels[0][-1].legend(
-        fontsize=8, title="median (dotted: 90th percentile)", title_fontsize=8, loc="upper left", bbox_to_anchor=(1, 1)
+        handles=[curves[name] for name in names],
+        fontsize=8,
+        title="median (dotted: 90th percentile)",
+        title_fontsize=8,
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
     )
     figure.tight_layout()
     figure.savefig(path, dpi=110)
