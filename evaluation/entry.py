@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -16,7 +18,10 @@ class Parser(argparse.ArgumentParser):
     """Refuses arguments in one line, not below a screen of usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and end with exit code 2."""
+        """Say what is wrong and end with exit code 2; of a flag that is unknown, also which is the nearest."""
+        if unknown := re.match(r"unrecognized arguments: (--[\w-]+)", message):
+            close = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)
+            message += "".join(f"; the nearest is {name}" for name in close)
         self.exit(2, f"{self.prog}: error: {_one_line(message)}; --help lists the options\n")
 
 
