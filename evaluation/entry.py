@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import errno
+import gc
 import os
 import re
 import sys
@@ -62,6 +64,21 @@ def run_tool(name: str, main: Callable[[Sequence[str] | None], int], argv: Seque
             raise
         print(f"{name}: error: {describe_os_error(error)}", file=sys.stderr)
         return 1
+
+
+def become_tool(name: str, main: Callable[[Sequence[str] | None], int]) -> NoReturn:
+    """Run `main` as this process, and end it with the exit code of `run_tool`.
+
+    Who interrupts it does not wait for libraries to take themselves down: that takes seconds on a busy machine.
+    """
+    code = run_tool(name, main)
+    if code in (130, 143):
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    gc.freeze()  # else Python ends by looking for garbage in all that was imported, for a second
+    sys.exit(code)
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

@@ -321,6 +321,6 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    from evaluation.entry import run_tool
+    from evaluation.entry import become_tool
 
-    sys.exit(run_tool("run_search", main))
+    become_tool("run_search", main)

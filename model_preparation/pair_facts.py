@@ -66,6 +66,6 @@ def _unseen_questions(pair: Pair) -> str:
 
 
 if __name__ == "__main__":
-    from evaluation.entry import run_tool
+    from evaluation.entry import become_tool
 
-    raise SystemExit(run_tool("pair_facts.py", main))
+    become_tool("pair_facts.py", main)

@@ -51,7 +51,7 @@ def test_the_presets_of_the_scripts_are_what_they_say() -> None:
         ("pair: llamba-1b", {}, ["--pair", "llamba-1b", "--preset", "quick"]),
         ("{pair: llamba-1b, preset: full}", {}, ["--pair", "llamba-1b"]),
         ("{base: a/b, donor: c/d, gpu: 1}", {"PAIR": "tiny"}, ["--pair", "tiny", "--preset", "quick"]),
-        ("{pair: tiny, gpu: 1}", {"GPUS": "0"}, ["--gpu", "0", "--preset", "quick"]),
+        ("{pair: tiny, gpu: 1}", {"GPUS": "0"}, ["--pair", "tiny", "--gpu", "0", "--preset", "quick"]),
         ("{evaluator: 'a:b'}", {"GPUS": "0", "PAIR": "tiny"}, ["--preset", "quick"]),
     ],
 )
