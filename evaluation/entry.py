@@ -46,10 +46,11 @@ def run_tool(name: str, main: Callable[[Sequence[str] | None], int], argv: Seque
     except KeyboardInterrupt:
         if debug:
             raise
-        print(
-            f"{name}: stopped; files that were complete are kept. Give the same command again to go on.",
-            file=sys.stderr,
+        told = in_language(
+            "stopped; files that were complete are kept. Give the same command again to go on.",
+            "已停止；已写完的文件都保留着。再次运行同一条命令即可继续。",
         )
+        print(f"{name}: {told}", file=sys.stderr)
         return 130
     except _user_errors() as error:  # imported only now, so that Ctrl-C at the start finds its line, too
         if debug:
@@ -79,6 +80,17 @@ def become_tool(name: str, main: Callable[[Sequence[str] | None], int]) -> NoRet
         os._exit(code)
     gc.freeze()  # else Python ends by looking for garbage in all that was imported, for a second
     sys.exit(code)
+
+
+def last_line(english: str, chinese: str) -> None:
+    """Say on stderr what comes next, where a script runs this; scripts/lib.sh chooses the language by the locale."""
+    if os.environ.get("GA_LANGUAGE"):
+        print(in_language(english, chinese), file=sys.stderr)
+
+
+def in_language(english: str, chinese: str) -> str:
+    """The one of two texts that the locale's user reads, where a script runs this; else the English one."""
+    return chinese if os.environ.get("GA_LANGUAGE") == "zh" else english
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

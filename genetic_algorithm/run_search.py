@@ -91,12 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     job: Job | None = None
     folder: Path | None = None
-    how = "nothing was written"
+    how = _in_language("nothing was written", "没有写入任何文件")
     with _sigterm_as_interrupt():
         try:
             args = _parse(given)
             if args.join:
-                how = "the run goes on without this host"
+                how = _in_language("the run goes on without this host", "搜索在其他主机上继续运行")
                 return wiring.join(args)
             job = _job(args)
             if args.print_config:
@@ -125,8 +125,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
             if folder is not None and job is not None:
                 command = arguments.resume_command(sys.executable, given, job.pair, folder)
-                how = f"nothing is lost; resume with: {shlex.join(command)}"
-            print(f"run_search: stopped; {how}", file=sys.stderr)
+                how = _in_language("nothing is lost; resume with: ", "没有丢失任何结果；继续运行：") + shlex.join(
+                    command
+                )
+            print(f"run_search: {_in_language('stopped; ', '已停止；')}{how}", file=sys.stderr)
             return 143 if isinstance(stop, _Terminated) else 130
 
 
@@ -226,6 +228,7 @@ def _search(job: Job, evaluator: Evaluator, search: Search, opened: run_folder.O
         _warn_of_failures(search)
         _log.info("result: %s", paths.result)
     print(json.dumps(_last_line(paths, document)), flush=True)
+    _say_what_comes_next(paths, document)
     return 0
 
 
@@ -278,7 +281,25 @@ def _tell_finished(paths: run_folder.RunPaths, document: Mapping[str, Any]) -> i
     for line in result.table(document):
         print(line, file=sys.stderr)
     print(json.dumps(_last_line(paths, document)), flush=True)
+    _say_what_comes_next(paths, document)
     return 0
+
+
+def _say_what_comes_next(paths: run_folder.RunPaths, document: Mapping[str, Any]) -> None:
+    from evaluation.entry import last_line
+
+    found, result_file = "+".join(map(str, document["final_results"][0]["layers"])), shlex.quote(str(paths.result))
+    make = f"scripts/create_checkpoint.sh --from_result {result_file} --output_dir model_checkpoints/best"
+    last_line(
+        f"the search found {found}; make its checkpoint with: {make}",
+        f"搜索完成，最优层组合为 {found}；生成 checkpoint：{make}",
+    )
+
+
+def _in_language(english: str, chinese: str) -> str:
+    from evaluation.entry import in_language
+
+    return in_language(english, chinese)
 
 
 def _last_line(paths: run_folder.RunPaths, document: Mapping[str, Any]) -> dict[str, Any]:

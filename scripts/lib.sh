@@ -18,6 +18,22 @@ die() {
 
 say() { echo "$*" >&2; }
 
+# The language of last lines: Chinese where the locale's messages are, else English. Tools of ours read GA_LANGUAGE.
+case ${LC_ALL:-${LC_MESSAGES:-${LANG:-}}} in
+  zh*) GA_LANGUAGE=zh ;;
+  *) GA_LANGUAGE=en ;;
+esac
+export GA_LANGUAGE
+
+# Say what comes next: last_line ENGLISH CHINESE.
+last_line() {
+  if [[ $GA_LANGUAGE == zh ]]; then say "$2"; else say "$1"; fi
+}
+
+# Ctrl-C, where no tool of ours is there to answer it, or after it has.
+trap 'last_line "${0##*/}: stopped; give the same command again to go on: what was finished is kept" \
+  "${0##*/}：已停止；再次运行同一条命令即可继续，已完成的部分会保留"; exit 130' INT
+
 # Is $1 a Python we can use? It is run, not only looked up: pyenv puts up names of versions that are not chosen.
 python_fits() {
   "$1" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' >/dev/null 2>&1
@@ -58,6 +74,21 @@ venv_python() {
         "what it said is in $SETUP_LOG"
   fi
   echo "$python"
+}
+
+# Print the Python of an environment that set-up has made, or that PYTHON names; returns 1 where there is none.
+ready_python() {
+  local python=$VENV/bin/python prefix
+  if [[ -n $PYTHON ]]; then
+    python_fits "$PYTHON" && command -v "$PYTHON"
+    return
+  fi
+  if command -v conda >/dev/null; then
+    python=$(conda run -n "$CONDA_ENV" python -c 'import sys; print(sys.executable)' 2>/dev/null) || python=$VENV/bin/python
+  fi
+  python_fits "$python" || return 1
+  prefix=$("$python" -c 'import sys; print(sys.prefix)')
+  [[ -e $prefix/ga_layer_search.run ]] && echo "$python"
 }
 
 # Print what the installed state depends on, as one hash.

@@ -124,3 +124,5 @@ id=${submitted%%;*} # ID;CLUSTER where there are several
 echo "job $id"
 echo "follow it: tail -F $(printf %q "$PWD")/$log"
 echo "cancel it: scancel $id"
+last_line "submit.sh: job $id is in the queue; once it has begun: scripts/monitor_progress.sh" \
+  "submit.sh：作业 $id 已提交；开始运行后可查看进度：scripts/monitor_progress.sh"
