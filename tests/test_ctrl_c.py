@@ -61,7 +61,7 @@ def test_a_search_in_the_middle_of_an_evaluation(workers: list[str], tmp_path: P
     if workers:
         pytest.importorskip("ray")
     run = tmp_path / "a run"
-    options = ["--pair", "tiny", *workers, "--max-passes", "2", "--output-dir", str(run)]
+    options = ["--pair", "tiny", *workers, "--max-passes", "3", "--output-dir", str(run)]
     search = [sys.executable, "-m", "genetic_algorithm.run_search", *options]
     process = start(*search)
     wait_for(process, lambda: lines(run / "journal.jsonl") > 15)
