@@ -46,6 +46,7 @@ HELD = [
     ("NaN in the logits", "evaluation/test_engine.py", "give scores that are not numbers"),
     ("memory that runs out", "evaluation/test_lm.py", "out of memory on cpu: going on with"),
     ("kernels that do not run", "models/packed/test_choose.py", "test_kernels_that_do_not_run_give_way_with_a_warning"),
+    ("a GPU that another process fills", "evaluation/test_build.py", "nvidia-smi tells what fills it"),
     # The search.
     ("constraints that cannot be met", "genetic_algorithm/test_command_line.py", "--min-layers 3 cannot be met"),
     ("a budget below the least", "genetic_algorithm/test_command_line.py", "is below the least useful one here, "),
@@ -69,6 +70,7 @@ HELD = [
     ("an unknown key", "genetic_algorithm/test_settings.py", "there is no setting 'populaton'; the nearest is"),
     ("a value of a wrong type", "genetic_algorithm/test_settings.py", "'many' cannot be (invalid int value: 'many')"),
     ("a file that is no YAML", "genetic_algorithm/test_settings.py", "is not YAML ("),
+    ("clocks that differ", "scripts/test_run_folders.py", "the clock where the search runs is 10 min ahead"),
 ]
 
 

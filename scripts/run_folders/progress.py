@@ -17,6 +17,7 @@ from .tails import JournalTail, LogTail
 
 _QUIET_S = 120.0  # without a lock to see, a search that wrote nothing for longer counts as stopped
 _STALE_S = 60.0  # workers.json is written every few seconds
+_AHEAD_S = 5.0  # what a host wrote may seem to come from the future by so much before its clock is told of
 _BEST = re.compile(r"(?P<layers>[\d+]+|none) (?P<words>.*?)(?P<score>[\d.]+) \+- (?P<error>[\d.]+).*\((?P<n>\d+) ques")
 
 
@@ -91,7 +92,11 @@ class Watch:
         state = self._state(locked, result, quiet_s, notes)
         is_running = state == "running"
         if is_running and workers is not None and now - workers[1] > _STALE_S:
-            notes.append(f"workers.json is {spell_seconds(now - workers[1])} old")
+            age = spell_seconds(now - workers[1])
+            notes.append(f"workers.json is {age} old, or the clock where the search runs is behind this one")
+        ahead = max((at for at in written if at is not None), default=now) - now
+        if is_running and ahead > _AHEAD_S:
+            notes.append(f"the clock where the search runs is {spell_seconds(ahead)} ahead of this one")
         done, about = self._journal.question_evaluations, self._log.about
         pace = _mean_pace(result)
         seconds_left = None if result is None else 0.0

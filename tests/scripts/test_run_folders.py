@@ -240,7 +240,13 @@ def test_workers_are_counted(folder: Path) -> None:
         assert (progress.workers.alive, progress.workers.of, progress.workers.lost) == (3, 4, 2)
         assert "3 of 4 alive, 2 lost" in spell_block(progress)
         path.write_text(json.dumps({"time": time.time() - 600, "workers": workers, "lost": 2}))
-        assert look(folder).notes == ["workers.json is 10 min old"]
+        assert look(folder).notes == [
+            "workers.json is 10 min old, or the clock where the search runs is behind this one"
+        ]
+        path.write_text(json.dumps({"time": time.time() + 600, "workers": workers, "lost": 2}))
+        ahead = look(folder)
+        assert ahead.state == "running"
+        assert ahead.notes == ["the clock where the search runs is 10 min ahead of this one"]
         path.write_text('{"time": 1')
         assert look(folder).workers.of == 1
     path.write_text(json.dumps({"time": time.time(), "workers": workers, "lost": 2}))
