@@ -16,8 +16,8 @@ from genetic_algorithm.report.words import escaped
 
 INK, MUTED, GRID, PAPER, BLUE, RUST = "#1b1f24", "#59626d", "#d8dde3", "#fefefe", "#1f5f9e", "#a8480c"
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper", BLUE: "blue", RUST: "rust"}
-WIDTH = 420.0
-"""Of every figure, in units of which its text is 10 high; a phone shows about one in a pixel, a desk half as large again."""
+WIDTH = 380.0
+"""Of every figure, in units of which its text is 10 high. A phone shows one as about a pixel, a desk as 1.5."""
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -44,6 +44,7 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "figure.facecolor": "none",
     "lines.linewidth": 1.4,
+    "path.simplify": False,
     "hatch.linewidth": 0.6,
     "hatch.color": GRID,
 }

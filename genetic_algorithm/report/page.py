@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import html
+import re
 from collections.abc import Callable
+from typing import Any
 
 from genetic_algorithm.progress import spell_seconds
 from genetic_algorithm.report import sections
 from genetic_algorithm.report.reading import RunDocuments, damage_told
 from genetic_algorithm.report.style import STYLE
-from genetic_algorithm.report.words import Measure, count, escaped, layers_of, with_error
+from genetic_algorithm.report.words import Measure, count, escaped, layers_of, signed, with_error
 
 RELOAD_S = 60
 """After which a page of a search that goes on loads itself anew."""
@@ -54,7 +55,8 @@ def page(title: str, body: str, *, reload_s: int | None = None) -> str:
         f'{again}<link rel="icon" href="data:,">\n'
         f"<title>{escaped(title)} - GA Layer Search</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}"
         "<footer><p>Made by GA Layer Search. ± is one standard error, for new questions of the same subjects; "
-        "intervals are of 95 %. <code>python -m genetic_algorithm.report RUN</code> makes this page anew.</p></footer>\n"
+        "intervals are of 95 %. <code>python -m genetic_algorithm.report RUN</code> makes this page anew.</p>"
+        "</footer>\n"
         "</body>\n</html>\n"
     )
 
@@ -62,8 +64,22 @@ def page(title: str, body: str, *, reload_s: int | None = None) -> str:
 def measure_of(run: RunDocuments) -> Measure:
     """What the run's scores are."""
     goal = run.search["goal"]
-    is_weighted = goal == "accuracy" and bool(run.result) and "value" in run.result["final_results"][0]  # type: ignore[index]
+    is_weighted = run.result is not None and "value" in run.result["final_results"][0]
     return Measure.of(goal, is_weighted)
+
+
+def _conclusion(result: dict[str, Any]) -> str:
+    """The result's own sentences, set as a page can set them."""
+    text = escaped(result["conclusion"].replace(" +- ", " ± "))
+    return re.sub(r"\bp (=|&lt;) ", r"p&nbsp;\1&nbsp;", text)
+
+
+def _spelled(timestamp: str) -> str:
+    """`20261127_210601` as `2026-11-27 21:06`; anything else as it is."""
+    day, _, time = timestamp.partition("_")
+    if len(day) == 8 and len(time) == 6 and (day + time).isdigit():
+        return f"{day[:4]}-{day[4:6]}-{day[6:]} {time[:2]}:{time[2:4]}"
+    return timestamp
 
 
 def _winner(run: RunDocuments) -> str:
@@ -72,7 +88,7 @@ def _winner(run: RunDocuments) -> str:
 
 def _header(run: RunDocuments, measure: Measure) -> str:
     result = run.result
-    begun = escaped(html.unescape(run.paths.timestamp))
+    begun = escaped(_spelled(run.paths.timestamp))
     said = [
         f'<p class="kicker">GA Layer Search · {escaped(run.name)} · begun {begun}</p>',
         f"<h1>{'Best layers' if run.is_over else 'Leading'}: {_winner(run)}</h1>",
@@ -84,9 +100,9 @@ def _header(run: RunDocuments, measure: Measure) -> str:
             "what they say so far. Its scores and p-values are of questions by which it still chooses.</p>"
         )
     if result:
-        said.append(f'<p class="lead">{escaped(result["conclusion"])}</p>')
+        said.append(f'<p class="lead">{_conclusion(result)}</p>')
         said.append(_facts(run, measure))
-    said.append(f'<p class="kicker">{escaped(run.paths.folder)}</p>')
+    said.append(f'<p class="kicker folder">{escaped(run.paths.folder)}</p>')
     return f"<header>\n{chr(10).join(said)}\n</header>\n"
 
 
@@ -110,7 +126,7 @@ def _facts(run: RunDocuments, measure: Measure) -> str:
         facts.append(
             (
                 "gain over the base",
-                with_error(one["difference"], one["standard_error"]),
+                f"{signed(one['difference'])} ± {one['standard_error']:.3f}",
                 f"paired, {count(one['questions'])} questions {where}",
             )
         )

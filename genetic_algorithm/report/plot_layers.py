@@ -31,6 +31,15 @@ def is_clear(effect: Effect) -> bool:
     return abs(effect[1]) > Z95 * effect[2]
 
 
+def darkest(data: dict[str, Any]) -> float:
+    """The interaction that is drawn darkest: the largest, but no less than what could be told from 0."""
+    effects = pairs(data)
+    if not effects:
+        return 1.0
+    least = Z95 * float(np.median([deviation for _, _, deviation in effects]))
+    return max(least, *(abs(mean) for _, mean, _ in effects)) or 1.0
+
+
 def layers(data: dict[str, Any]) -> str:
     """Above, the effect of each layer alone; below, how often the best sets hold it."""
     effects, frequency, num_layers = singles(data), data["frequency"], data["num_layers"]
@@ -72,7 +81,7 @@ def layers(data: dict[str, Any]) -> str:
 def interactions(data: dict[str, Any]) -> str:
     """What each pair of layers adds beyond its two effects, as a heat map; signs where that is told from 0."""
     effects, num_layers = pairs(data), data["num_layers"]
-    largest = max((abs(effect[1]) for effect in effects), default=0.0) or 1.0
+    largest = darkest(data)
     clear = sorted((effect for effect in effects if is_clear(effect)), key=lambda e: -abs(e[1]))
 
     def draw(figure: Any) -> None:
@@ -81,8 +90,12 @@ def interactions(data: dict[str, Any]) -> str:
         for (low, high), mean, _ in effects:
             colour = BLUE if mean > 0 else RUST
             cells[high, low, :3] = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-            cells[high, low, 3] = 0.06 + 0.84 * abs(mean) / largest
+            cells[high, low, 3] = 0.04 + 0.86 * abs(mean) / largest
         axes.imshow(cells, interpolation="none", origin="upper", aspect="equal")
+        unknown = sorted({*combinations(range(num_layers), 2)} - {effect[0] for effect in effects})
+        dots = np.array([[(low - 0.02, high), (low + 0.02, high), (np.nan, np.nan)] for low, high in unknown])
+        across, down = dots.reshape(-1, 2).T
+        axes.plot(across, down, color=MUTED, lw=min(2.0, 40 / num_layers), solid_capstyle="round")
         size = max(2.0, min(9.0, 200 / num_layers))
         for sign, marker in ((1, "+"), (-1, "_")):
             at = [effect[0] for effect in clear if effect[1] * sign > 0]

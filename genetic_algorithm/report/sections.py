@@ -106,7 +106,12 @@ def found(run: RunDocuments, measure: Measure) -> str:
                 NONE if p_best is None else p_value(p_best),
             ]
         )
-    note = f"<p class=note>{sentence(result['ranked_by'])} {sentence(result['note'])}</p>"
+    note = (
+        f"<p class=note>{sentence(result['ranked_by'])} Scores on the {CHOSE} flatter the best sets a little; those on "
+        " different numbers of questions do not compare. The hold-out took no part in the choice; all: on every "
+        "question there is. p-values are of paired tests, here not corrected for their number, on the hold-out, or "
+        "where that was not asked of both on all questions that both answered.</p>"
+    )
     return table(head, rows, words=(0, 1)) + note
 
 
@@ -117,14 +122,16 @@ def convergence(run: RunDocuments, measure: Measure) -> str:
         return ""
     caption = (
         "The best set on the most questions, after so many question-evaluations. Circles: its score as it was then, on "
-        "the questions it had answered then; being the best of many, such scores flatter, most of all at the beginning. "
-        "Line: what a model of all answers given since expects of the set that led then."
+        "the questions it had answered then; being the best of many, such scores flatter, most of all at the "
+        "beginning. Line: what a model of all answers given since expects of the set that led then."
     )
     if noise := data["noise"]:
         caption += (
             f" Grey: within {noise['bound']:.3f} (1.96 paired standard errors of the two best, "
             f"{count(noise['questions'])} questions that chose) sets cannot be told from the leader."
         )
+    if run.result and measure.part(run.result["final_results"][0], "holdout"):
+        caption += " The diamond is of other questions, which may be harder or easier."
     return figure(caption, plot_progress.convergence, data, run.result, measure)
 
 
@@ -148,7 +155,7 @@ def layer_counts(run: RunDocuments, measure: Measure) -> str:
                 layers_of(entry["layers"]),
                 with_error(*measure.chosen(entry)),
                 with_error(*(measure.part(entry, "holdout") or (None, None))),
-                with_error(measure.sign * more["difference"], more["standard_error"]) if more else NONE,
+                f"{signed(measure.sign * more['difference'])} ± {more['standard_error']:.3f}" if more else NONE,
                 p_value(more["p_value_corrected"]) if more else NONE,
                 NONE if not more else "hold-out" if not more["questions_also_chose"] else "also chose",
                 "yes" if entry.get("on_pareto_front") else "no",
@@ -174,14 +181,14 @@ def layers(run: RunDocuments, measure: Measure) -> str:
     caption = (
         f"Above: what each layer adds to the base alone, in {means}; from a Gaussian process over sets, fitted to all "
         "answers of the questions that chose, with 95 % intervals of its posterior. Open circles cannot be told from "
-        f"0; layers that no set held are left out. Below: how many of the {plural(data['frequency']['best'], 'best set')} "
+        f"0; layers that no set held are left out. Below: how many of the {data['frequency']['best']} best sets "
         "hold it, and, as dashes, how many of all that were asked."
     )
     heat = (
         f"What two layers add together beyond what each adds alone, in {scale}, from the same model. "
-        f"The darker the larger, up to {_largest(data):.2f}; blue for more and rust for less than the sum. "
-        f"+ and {MINUS} mark those whose 95 % interval leaves 0 out; all others cannot be told from 0. Effects are drawn "
-        "together by their common prior, which guards against chance finds among many. White: never asked together."
+        f"The darker the larger, up to {plot_layers.darkest(data):.2f}; blue for more and rust for less than the sum. "
+        f"+ and {MINUS} mark those whose 95 % interval leaves 0 out; all others cannot be told from 0. Effects are "
+        "drawn together by their common prior, which guards against chance finds among many. A dot: never asked together."
     )
     drawings = figure(caption, plot_layers.layers, data) + figure(heat, plot_layers.interactions, data)
     clear = sorted((e for e in plot_layers.pairs(data) if plot_layers.is_clear(e)), key=lambda e: -abs(e[1]))[:12]
@@ -191,7 +198,7 @@ def layers(run: RunDocuments, measure: Measure) -> str:
     singles = [[layers_of(one), with_error_signed(mean, sd)] for one, mean, sd in plot_layers.singles(data)]
     every = table(["layer", f"effect alone, {scale}"], singles)
     return (
-        f'<div class="pair">{drawings}</div>'
+        drawings
         + (f"<h3>{told}</h3>{listed}" if rows else f"<p>{told}</p>")
         + f"<details><summary>Every layer in figures</summary>{every}</details>"
     )
@@ -234,8 +241,8 @@ def subjects(run: RunDocuments, measure: Measure) -> str:
     where = "that also chose" if per_subject["questions_also_chose"] else "of the hold-out"
     caption = (
         f"Accuracy of {layers_of(per_subject['layers'])} less that of the base in each subject, on questions {where}, "
-        "with 95 % intervals of paired answers. Open circles cannot be told from 0. Of many subjects, one in twenty lies "
-        "outside its interval by chance."
+        "with 95 % intervals of paired answers. Open circles cannot be told from 0. Of many subjects, one in twenty "
+        "lies outside its interval by chance."
     )
     rows = [
         [
@@ -363,7 +370,3 @@ def flattened(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 def _code(text: str) -> str:
     return f'<div class="scroll" tabindex="0"><pre><code>{text}</code></pre></div>\n'
-
-
-def _largest(data: dict[str, Any]) -> float:
-    return max((abs(effect[1]) for effect in plot_layers.pairs(data)), default=0.0)

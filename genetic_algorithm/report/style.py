@@ -18,6 +18,7 @@ section { margin: 2.2rem 0 0; }
 p { max-width: 46rem; margin: 0 0 .9rem; overflow-wrap: anywhere; }
 .kicker, .note, figcaption, footer { color: var(--muted); font-size: .875rem; line-height: 1.45; }
 .kicker { margin: 0; }
+.folder { margin-top: 1.2rem; }
 .lead { font-size: 1.15rem; }
 .state { border-left: 4px solid var(--rust); padding: .4rem .8rem; background: var(--wash); }
 dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: 1rem 1.5rem;
@@ -25,13 +26,12 @@ dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)
 dt { color: var(--muted); font-size: .8125rem; }
 dd { margin: 0; font-size: 1.2rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 dd small { display: block; font-size: .8125rem; color: var(--muted); }
-figure { margin: 0 0 1.4rem; max-width: 44rem; min-width: 0; }
+figure { margin: 0 0 1.8rem; max-width: 36rem; min-width: 0; }
+@media (min-width: 64rem) { figure { max-width: none; display: grid; gap: 2.5rem; align-items: start;
+  grid-template-columns: minmax(0, 36rem) minmax(0, 26rem); } }
 figure svg { display: block; width: 100%; height: auto; stroke-linejoin: round; }
 figure svg text { font-family: inherit; }
 figcaption { margin-top: .5rem; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 0 2.5rem;
-  align-items: start; }
-.pair > * { min-width: 0; }
 .scroll { overflow-x: auto; margin: 0 0 1rem; }
 .scroll:focus-visible { outline: 2px solid var(--blue); outline-offset: 2px; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }

@@ -90,7 +90,8 @@ def table(
     body = "".join(f"<tr>{cells('td', row)}</tr>\n" for row in rows)
     told = f"<caption>{caption}</caption>" if caption else ""
     heads = f"<thead><tr>{cells('th', head)}</tr></thead>"
-    return f'<div class="scroll" tabindex="0"><table{" class=wide" if is_wide else ""}>{told}{heads}\n<tbody>{body}</tbody></table></div>\n'
+    opened = f'<div class="scroll" tabindex="0"><table{" class=wide" if is_wide else ""}>'
+    return f"{opened}{told}{heads}\n<tbody>{body}</tbody></table></div>\n"
 
 
 @dataclass(frozen=True, slots=True)
