@@ -69,8 +69,11 @@ def _so_far(search: Search, ranking: Sequence[LayerSet]) -> Outcome:
     best_per_size: dict[int, LayerSet] = {}
     for layers in ranking:
         best_per_size.setdefault(len(layers), layers)
-    outcome = search.outcome
-    final, details = list(ranking[: search.config.kept]), search.strategy.details()
+    outcome, final = search.outcome, list(ranking[: search.config.kept])
+    details = search.strategy.details()
+    for of_stage in details.values():  # how exhaustive the whole search was, it says when it is over
+        if isinstance(of_stage, dict):
+            of_stage.pop("statement", None)
     return Outcome(search.ledger, outcome.usage, final, best_per_size, details, outcome.is_cut_short)
 
 

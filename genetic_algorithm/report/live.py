@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import time
@@ -89,6 +90,8 @@ class LiveReport:
             run_folder.write_json(self._paths.report_data, collect(self._search, self._track, told))
 
     def _draw(self) -> None:
+        if importlib.util.find_spec("matplotlib") is None:
+            self._tell("the report has no drawings without matplotlib; install it with: pip install matplotlib")
         write(self._paths)
 
     @contextmanager
@@ -96,11 +99,14 @@ class LiveReport:
         try:
             yield
         except Exception as error:  # a page is not worth a search of days
-            if not self._has_told:
-                self._has_told = True
-                reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-                with suppress(OSError):  # the log may be on the disk that is full
-                    _log.warning("the report cannot be written (%s); the search goes on without it", reason)
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            self._tell(f"the report cannot be written ({reason}); the search goes on without it")
+
+    def _tell(self, line: str) -> None:
+        if not self._has_told:
+            self._has_told = True
+            with suppress(OSError):  # the log may be on the disk that is full
+                _log.warning("%s", line)
 
 
 def write(paths: run_folder.RunPaths) -> None:

@@ -48,6 +48,7 @@ def render(run: RunDocuments) -> str:
 
 def page(title: str, body: str, *, reload_s: int | None = None) -> str:
     """A whole document around its body, which is HTML; the title is text."""
+    body = body.replace("95 %", "95&nbsp;%")
     again = f'<meta http-equiv="refresh" content="{reload_s}">\n' if reload_s else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -125,7 +126,7 @@ def _facts(run: RunDocuments, measure: Measure) -> str:
         where = "that also chose" if one["questions_also_chose"] else "of the hold-out"
         facts.append(
             (
-                "gain over the base",
+                "gain over the base" if measure.sign > 0 else "less divergence than the base",
                 f"{signed(one['difference'])} ± {one['standard_error']:.3f}",
                 f"paired, {count(one['questions'])} questions {where}",
             )

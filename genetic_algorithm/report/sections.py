@@ -43,7 +43,8 @@ def figure(caption: str, draw: Callable[..., str], *arguments: Any) -> str:
 def asked(run: RunDocuments, measure: Measure) -> str:
     """What was asked, in words."""
     search, data = run.search, run.data
-    said = [f"Which layers of <b>{escaped(run.name)}</b> should run the donor's block for the best {measure.short}?"]
+    aim = f"{'highest' if measure.sign > 0 else 'least'} {measure.short}"
+    said = [f"Which layers of <b>{escaped(run.name)}</b> should run the donor's block for the {aim}?"]
     if data:
         low, high = data["layer_counts"]
         counts = plural(low, "layer") if low == high else f"{low} to {high} layers"
@@ -188,7 +189,8 @@ def layers(run: RunDocuments, measure: Measure) -> str:
         f"What two layers add together beyond what each adds alone, in {scale}, from the same model. "
         f"The darker the larger, up to {plot_layers.darkest(data):.2f}; blue for more and rust for less than the sum. "
         f"+ and {MINUS} mark those whose 95 % interval leaves 0 out; all others cannot be told from 0. Effects are "
-        "drawn together by their common prior, which guards against chance finds among many. A dot: never asked together."
+        "drawn together by their common prior, which guards against chance finds among many. A dot: never asked "
+        "together."
     )
     drawings = figure(caption, plot_layers.layers, data) + figure(heat, plot_layers.interactions, data)
     clear = sorted((e for e in plot_layers.pairs(data) if plot_layers.is_clear(e)), key=lambda e: -abs(e[1]))[:12]
@@ -265,9 +267,10 @@ def rivals(run: RunDocuments, measure: Measure) -> str:
     if not compared:
         return ""
     caption = (
-        "The winner less each rival on the same questions, with 95 % intervals. Open circles cannot be told from 0. "
-        "The base, far off, is in the table."
+        "The winner less each rival on the same questions, with 95 % intervals. Open circles cannot be told from 0."
     )
+    if len(compared) > 1:
+        caption += " The base, far off, is in the table."
     rows = []
     for one in compared:
         low, high = one["interval"]

@@ -110,7 +110,7 @@ class Measure:
     def of(cls, goal: str, is_weighted: bool) -> Measure:
         """Of a search's goal, and of whether its questions have different weights."""
         if goal == "kl":
-            return cls("mean divergence from the donor, nats (lower is better)", "divergence", -1)
+            return cls("divergence, nats (lower is better)", "divergence from the donor", -1)
         return cls("weighted accuracy", "weighted accuracy", 1) if is_weighted else cls("accuracy", "accuracy", 1)
 
     def chosen(self, entry: dict[str, Any]) -> tuple[float, float]:
