@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from genetic_algorithm.report.figures import BLUE, INK, MUTED, PAPER, drawn
 from genetic_algorithm.report.plot_progress import BAR
 from genetic_algorithm.report.words import cleaned, layers_of, plural, signed
@@ -39,12 +41,14 @@ def rivals(comparisons: list[dict[str, Any]]) -> str:
 def _rows(name: str, alt: str, label: str, found: list[tuple[float, Any, str]]) -> str:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        for at, (gain, (low, high), _) in enumerate(found):
-            is_clear = not low <= 0 <= high
-            style = {"marker": "o", "markersize": 5, "color": BLUE if is_clear else MUTED}
-            style["markerfacecolor"] = BLUE if is_clear else PAPER
-            bars = [[max(0.0, gain - low)], [max(0.0, high - gain)]]
-            axes.errorbar([gain], [at], xerr=bars, **style, **BAR)
+        for is_clear, colour, face in ((True, BLUE, BLUE), (False, MUTED, PAPER)):
+            rows = [
+                (at, row[0], *row[1]) for at, row in enumerate(found) if (not row[1][0] <= 0 <= row[1][1]) == is_clear
+            ]
+            if rows:
+                at, gain, low, high = np.array(rows, dtype=np.float64).T
+                style = {"marker": "o", "markersize": 5, "color": colour, "markerfacecolor": face}
+                axes.errorbar(gain, at, xerr=np.maximum([gain - low, high - gain], 0), **style, **BAR)
         axes.axvline(0, color=INK, lw=0.8)
         axes.set_yticks(range(len(found)), [row[2] for row in found], fontsize=8)
         axes.set(xlabel=label, ylim=(-0.7, len(found) - 0.3))
