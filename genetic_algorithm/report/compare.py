@@ -19,6 +19,7 @@ from genetic_algorithm.report.words import (
     layers_of,
     number,
     plural,
+    shortened,
     signed,
     table,
     with_error,
@@ -38,7 +39,7 @@ def render(runs: Sequence[RunDocuments]) -> str:
     for measure in dict.fromkeys(told):
         drawn = [(run, name) for run, name, of in zip(runs, names, told, strict=True) if of == measure]
         curves = [
-            plot_progress.curve(name, run.data, measure)
+            plot_progress.curve(shortened(name), run.data, measure)
             for run, name in drawn
             if run.data and run.data["track"]["points"]
         ]

@@ -8,15 +8,13 @@ import numpy as np
 
 from genetic_algorithm.report.figures import BLUE, INK, MUTED, PAPER, drawn
 from genetic_algorithm.report.plot_progress import BAR
-from genetic_algorithm.report.words import cleaned, layers_of, plural, signed
-
-_LONGEST = 34  # letters of a name beside a row
+from genetic_algorithm.report.words import layers_of, plural, shortened, signed
 
 
 def subjects(per_subject: dict[str, Any]) -> str:
     """Gain of the winner over the base in each subject, the largest first."""
     rows = sorted(per_subject["subjects"], key=lambda row: row["accuracy"] - row["base_accuracy"])
-    found = [(row["accuracy"] - row["base_accuracy"], row["gain_interval"], _short(row["subject"])) for row in rows]
+    found = [(row["accuracy"] - row["base_accuracy"], row["gain_interval"], shortened(row["subject"])) for row in rows]
     clear = [gain for gain, (low, high), _ in found if not low <= 0 <= high]
     alt = f"In {sum(g > 0 for g in clear)} of {plural(len(found), 'subject')} the winner is better than the base"
     alt += f" beyond its 95 % interval, in {sum(g < 0 for g in clear)} worse. "
@@ -51,12 +49,8 @@ def _rows(name: str, alt: str, label: str, found: list[tuple[float, Any, str]]) 
                 axes.errorbar(gain, at, xerr=np.maximum([gain - low, high - gain], 0), **style, **BAR)
         axes.axvline(0, color=INK, lw=0.8)
         axes.set_yticks(range(len(found)), [row[2] for row in found], fontsize=8)
-        axes.set(xlabel=label, ylim=(-0.7, len(found) - 0.3))
+        axes.set_xlabel(label, loc="right")  # where names are long, little is left of the axis
+        axes.set(ylim=(-0.7, len(found) - 0.3))
         axes.grid(visible=False, axis="y")
 
     return drawn(name, alt, 58 + 13.5 * max(2, len(found)), draw)
-
-
-def _short(name: object) -> str:
-    text = cleaned(name)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

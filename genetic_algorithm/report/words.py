@@ -20,6 +20,12 @@ def cleaned(value: object) -> str:
     return _UNPRINTABLE.sub("?", " ".join(str(value).split()))
 
 
+def shortened(value: object, longest: int = 34) -> str:
+    """Any text, cleaned, its end left out where it is long: what stands in a drawing."""
+    text = cleaned(value)
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
 def escaped(value: object) -> str:
     """Any text, cleaned, safe between tags and in a quoted attribute."""
     return html.escape(cleaned(value), quote=True)
