@@ -90,7 +90,7 @@ def convergence(data: dict[str, Any], result: dict[str, Any] | None, measure: Me
     return drawn("convergence", alt, 320, draw)
 
 
-def convergences(curves: Sequence[Curve], measure: Measure) -> str:
+def convergences(name: str, curves: Sequence[Curve], measure: Measure) -> str:
     """The leaders of several runs against questions, on one drawing."""
 
     def draw(figure: Any) -> None:
@@ -109,7 +109,7 @@ def convergences(curves: Sequence[Curve], measure: Measure) -> str:
 
     told = [f"{c.label} ends after {count(c.last)} at {with_error(c.value[-1], c.error[-1])}" for c in curves]
     alt = f"Score of the leader against question-evaluations: {'; '.join(told)}."
-    return drawn("convergences", alt, 300 + 15 * len(curves), draw)
+    return drawn(name, alt, 300 + 15 * len(curves), draw)
 
 
 def layer_counts(data: dict[str, Any] | None, result: dict[str, Any], measure: Measure) -> str:

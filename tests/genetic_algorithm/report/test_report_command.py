@@ -93,7 +93,7 @@ def test_a_place_that_cannot_be_written(run: Path, tmp_path: Path, capsys: pytes
 
 @pytest.mark.parametrize("name", ["config.json", "report.json", "search_result_20260102_030405.json"])
 def test_no_damage_makes_a_traceback(
-    name: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, finished: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, rng = run / name, random.Random(name)
     whole = path.read_bytes()
@@ -107,10 +107,11 @@ def test_no_damage_makes_a_traceback(
         if i == 10:  # drawing takes long
             monkeypatch.setitem(sys.modules, "matplotlib", None)
         path.write_text(json.dumps(mangled(document, rng)))
-        code = run_tool("report", main, [str(run)])
-        err = capsys.readouterr().err
-        assert code in (0, 2), err
-        assert err.count("\n") == (code == 2), err
+        for more in ([], [str(finished), "--output", str(run / "comparison.html")]):
+            code = run_tool("report", main, [str(run), *more])
+            err = capsys.readouterr().err
+            assert code in (0, 2), err
+            assert err.count("\n") == (code == 2), err
 
 
 def mangled(document: object, rng: random.Random) -> object:
