@@ -103,7 +103,7 @@ def layers(run: RunDocuments, measure: Measure) -> str:
     )
     heat = (
         f"What two layers add together beyond what each adds alone, in {scale}, from the same model. "
-        f"The darker the larger, up to {plot_layers.darkest(data):.2f}; blue for more and rust for less than the sum. "
+        f"The stronger the colour the larger, up to {plot_layers.strongest(data):.2f}; blue for more, rust for less. "
         f"+ and {MINUS} mark those whose 95 % interval leaves 0 out; all others cannot be told from 0. Effects are "
         "drawn together by their common prior, which guards against chance finds among many. A dot: never asked "
         "together."
