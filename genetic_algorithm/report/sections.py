@@ -1,0 +1,185 @@
+"""The parts of the page of one run that are words and tables, each a function of its documents."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from genetic_algorithm.progress import spell_seconds
+from genetic_algorithm.report.reading import RunDocuments
+from genetic_algorithm.report.words import (
+    CHOSE,
+    NONE,
+    Measure,
+    count,
+    escaped,
+    layers_of,
+    number,
+    p_value,
+    plural,
+    sentence,
+    table,
+    with_error,
+)
+
+_MOST_LETTERS = 300  # of a setting
+_PARTS = {"fast": "fast look", "full": "full", "final": "final"}
+
+
+def asked(run: RunDocuments, measure: Measure) -> str:
+    """What was asked, in words."""
+    search, data = run.search, run.data
+    aim = f"{'highest' if measure.sign > 0 else 'least'} {measure.short}"
+    said = [f"Which layers of <b>{escaped(run.name)}</b> should run the donor's block for the {aim}?"]
+    if data:
+        low, high = data["layer_counts"]
+        counts = plural(low, "layer") if low == high else f"{low} to {high} layers"
+        said.append(
+            f"Sets of {counts} out of {data['num_layers']} were allowed: {count(data['possible_sets'])} in all."
+        )
+        for name, verb in (("must_include", "Every set holds"), ("forbidden", "No set holds")):
+            if data[name]:
+                said.append(f"{verb} {escaped(', '.join(map(str, data[name])))}.")
+    budget = [
+        f"{count(search[name])} {unit}"
+        for name, unit in (("max_questions", "question-evaluations"), ("max_hours", "hours"))
+        if search.get(name)
+    ]
+    if search.get("max_passes"):
+        budget.insert(0, f"{search['max_passes']:g} passes over all questions")
+    said.append(
+        f"Strategy <b>{escaped(search['strategy'])}</b>, seed {escaped(search['seed'])}, "
+        f"{'at most ' + ' and '.join(budget) if budget else 'no budget'}."
+    )
+    sizes = (data or run.result or {})["questions"]
+    held = sizes["holdout"]
+    told = f"{count(held)} of them held out, which never choose" if held else "none of them held out"
+    said.append(
+        f"There are {count(sizes['in_all'])} questions, {told}; a first look takes {count(sizes['fast'])}, "
+        f"the ranking {count(max(sizes['full'], sizes['final']))}."
+    )
+    if data:
+        evaluations = data["question_evaluations"]
+        passes = evaluations / max(1, sizes["in_all"])
+        said.append(
+            f"{plural(data['asked_sets'], 'set')} {'was' if data['asked_sets'] == 1 else 'were'} asked, in "
+            f"{count(evaluations)} question-evaluations ({passes:.1f} passes)."
+        )
+    return f"<p>{' '.join(said)}</p>\n"
+
+
+def found(run: RunDocuments, measure: Measure) -> str:
+    """What was found: the ranking, and how it is made."""
+    result = run.result
+    if result is None:
+        return "<p>No layer set is ranked yet.</p>\n"
+    entries = [*result["final_results"], *([result["base"] | {"rank": "base"}] if result["base"] else [])]
+    has_estimates = any(entry.get("estimate") is not None for entry in entries)
+    head = ["rank", "layers", *(["estimate"] if has_estimates else []), f"{measure.short}, {CHOSE}", "on"]
+    head += [f"{measure.short}, hold-out", f"{measure.short}, all", "p against the best"]
+    rows = []
+    for entry in entries:
+        parts = [measure.part(entry, name) for name in ("holdout", "full")]
+        estimate = entry.get("estimate")
+        p_best = entry.get("p_value_vs_best")
+        rows.append(
+            [
+                escaped(entry["rank"]),
+                f"<b>{layers_of(entry['layers'])}</b>" if entry["rank"] == 1 else layers_of(entry["layers"]),
+                *([number(None if estimate is None else measure.sign * estimate)] if has_estimates else []),
+                with_error(*measure.chosen(entry)),
+                f"{count(entry['questions'])} {escaped(_PARTS.get(entry['part'], entry['part']))}",
+                *(with_error(*(part or (None, None))) for part in parts),
+                NONE if p_best is None else p_value(p_best),
+            ]
+        )
+    note = (
+        f"<p class=note>{sentence(result['ranked_by'])} Scores on the {CHOSE} flatter the best sets a little; those on "
+        " different numbers of questions do not compare. The hold-out took no part in the choice; all: on every "
+        "question there is. p-values are of paired tests, here not corrected for their number, on the hold-out, or "
+        "where that was not asked of both on all questions that both answered.</p>"
+    )
+    return table(head, rows, words=(0, 1)) + note
+
+
+def cost(run: RunDocuments, measure: Measure) -> str:
+    """Time and questions per stage."""
+    usage = run.result["usage"] if run.result else {}
+    rows = []
+    for stage, of in usage.items():
+        evaluations, seconds = of["question_evaluations"], of["seconds"]
+        pace = f"{evaluations / seconds:,.0f}" if seconds else NONE
+        name = "in all" if stage == "in_all" else stage
+        rows.append([escaped(name), count(of["new_layer_sets"]), count(evaluations), spell_seconds(seconds), pace])
+    if not rows:
+        return ""
+    head = ["stage", "new layer sets", "question-evaluations", "time of evaluation", "questions per second"]
+    return table(head, rows)
+
+
+def failures(run: RunDocuments, measure: Measure) -> str:
+    """Sets that could not be evaluated."""
+    failed = (run.data or run.result or {}).get("failed", [])
+    if not failed:
+        return ""
+    named = ", ".join(layers_of(layers) for layers in failed[:20]) + (", …" if len(failed) > 20 else "")
+    one = len(failed) == 1
+    return (
+        f"<p>{plural(len(failed), 'layer set')} could not be evaluated and {'was' if one else 'were'} left out: "
+        f"{named}. The log says why; with <code>--retry-failed</code> the search asks again.</p>\n"
+    )
+
+
+def checkpoint(run: RunDocuments, measure: Measure) -> str:
+    """The command that makes the model."""
+    if not run.is_over or run.result is None:
+        return "<p>When the search is over, the command that makes the checkpoint stands here.</p>\n"
+    if not run.evaluator.get("pair"):
+        return (
+            "<p>The search asked an evaluator of your own, so there is no pair of models to make a checkpoint of.</p>\n"
+        )
+    size = len(run.result["final_results"][0]["layers"])
+    result = shlex.quote(str(run.paths.result))
+    lines = [
+        "cd model_preparation/",
+        f"python create_replaced_model_checkpoint.py --from_result {result} "
+        f"--output_dir ../model_checkpoints/best_{size}layer",
+        f"python test_checkpoint.py --checkpoint ../model_checkpoints/best_{size}layer --full_eval --limit 100",
+    ]
+    text = "\n".join(map(escaped, lines))
+    return f"<p>In the folder of the project, this makes the checkpoint and tests it:</p>\n{_code(text)}"
+
+
+def configuration(run: RunDocuments, measure: Measure) -> str:
+    """All that remakes the search."""
+    command = [str(part) for part in run.config.get("command", [])]
+    text = shlex.join(["python", "-m", f"genetic_algorithm.{command[0]}", *command[1:]]) if command else ""
+    versions = (run.result or {}).get("versions") or run.config.get("versions") or {}
+    conditions = (run.result or {}).get("conditions")
+    return (
+        (_code(escaped(text)) if text else "")
+        + _leaves("what", "version", versions)
+        + f"<details><summary>Every setting</summary>{_leaves('setting', 'value', run.config['run'])}</details>"
+        + f"<details><summary>What shapes an answer</summary>{_leaves('condition', 'value', conditions)}</details>"
+    )
+
+
+def _leaves(name: str, value: str, document: Any) -> str:
+    rows = [[escaped(key), escaped(of)] for key, of in flattened(document)]
+    return table([name, value], rows, words=(0, 1), is_wide=True)
+
+
+def flattened(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted name and JSON value of each leaf, long ones cut short."""
+    if isinstance(value, dict) and value:
+        for key, of in value.items():
+            yield from flattened(of, f"{name}.{key}" if name else str(key))
+        return
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    yield name, text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 1]}…"
+
+
+def _code(text: str) -> str:
+    return f'<div class="scroll" tabindex="0"><pre><code>{text}</code></pre></div>\n'
