@@ -37,10 +37,12 @@ def read_single_scores(path: Path) -> dict[int, float]:
         try:
             score = math.nan if isinstance(value, bool) else float(value)
             index = int(layer)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             score, index = math.nan, -1
         if index < 0 or not 0 <= score <= 1:
-            raise SearchError(f"{path}: {layer}: {value!r} is not a layer with an accuracy between 0 and 1")
+            raise SearchError(
+                f"{path}: {' '.join(layer.split())}: {value!r} is not a layer with an accuracy between 0 and 1"
+            )
         if index in scores:
             raise SearchError(f"{path} gives layer {index} twice; keep one")
         scores[index] = score
@@ -102,5 +104,5 @@ def _read(path: Path) -> str:
 def _json(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SearchError(f"{path} is not JSON ({error})") from error
