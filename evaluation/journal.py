@@ -321,7 +321,7 @@ class Journal:
             )
         if fields.get("journal") != _FORMAT:
             raise EvaluationError(
-                f"{self.path} is a journal of format {fields.get('journal')}, this version writes {_FORMAT}; "
+                f"{self.path} is a journal of format {fields.get('journal')!r}, this version writes {_FORMAT}; "
                 "choose another output folder"
             )
         differing = ", ".join(told(*item) for item in differences(fields["header"], self._header))

@@ -110,7 +110,7 @@ def altered_json(draw: st.DrawFn, document: Any) -> Any:
             case _ if isinstance(inside, list):
                 inside.insert(key, value)
             case _:
-                inside[draw(st.sampled_from(("", "x", "journal", "\0")))] = value
+                inside[draw(st.sampled_from(("", "x", "journal", "\0", "two\nlines")))] = value
     return made
 
 

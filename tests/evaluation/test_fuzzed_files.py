@@ -84,7 +84,7 @@ def test_fuzzed_journal_header(tmp_path: Path, whole_journal: bytes) -> None:
     _, _, lines = whole_journal.partition(b"\n")
 
     @fuzz(26)
-    @always(NESTED)
+    @always(NESTED, b'{"journal": "two\\nlines", "header": {}}', b'{"journal": 1, "header": {"two\\nlines": 1}}')
     @given(content=altered_json({"journal": 1, "header": HEADER}).map(spelled))
     def holds(content: Any) -> None:
         journal_is_right(tmp_path / "journal.jsonl", content + b"\n" + lines)
