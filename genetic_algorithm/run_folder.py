@@ -263,6 +263,8 @@ def _finished(paths: RunPaths) -> dict[str, Any] | None:
         result.table(document)  # what cannot be told is damaged
         usage, best, _ = document["usage"]["in_all"], document["final_results"][0], document["base"]
         _ = usage["question_evaluations"], usage["seconds"], best["holdout_accuracy"]
+        if not isinstance(best["layers"], list):
+            raise TypeError("layers are a list")
         LayerSet.from_indices(best["layers"])
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
         raise SearchError(

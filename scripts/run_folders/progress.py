@@ -186,7 +186,7 @@ def _best_found(result: dict[str, Any]) -> Best:
 
 
 def _mean_pace(result: dict[str, Any] | None) -> float | None:
-    usage = {} if result is None else result.get("usage", {}).get("in_all", {})
+    usage = {} if result is None else result.get("usage", {}).get("in_all") or {}
     return usage["question_evaluations"] / usage["seconds"] if usage.get("seconds") else None
 
 

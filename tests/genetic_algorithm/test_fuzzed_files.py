@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +95,17 @@ def test_fuzzed_result(
 
     @fuzz(40)
     @always(
-        NESTED, None, *(spelled_with(told, field, value) for field, value in (("layers", None), ("accuracy", 10**400)))
+        NESTED,
+        None,
+        *(
+            spelled_with(told, field, value)
+            for field, value in (("layers", None), ("layers", ""), ("accuracy", 10**400))
+        ),
     )
     @given(content=damaged_json(told))
     def holds(content: Damage) -> None:
         put(path, content)
+        sys.stderr.reconfigure(errors="backslashreplace")  # as it is but for the capturing of tests
         code = run_tool("run_search", run_search.main, [*COMMAND, str(finished)])
         out, err = capsys.readouterr()
         if code == 0:

@@ -105,7 +105,7 @@ def test_fuzzed_result(folder: Path, capsys: pytest.CaptureFixture[str], more: d
     changed = [{**whole, "final_results": [{**whole["final_results"][0], name: value}]} for name, value in odd]
 
     @fuzz(15)
-    @always(None, NESTED, *(spelled(document) for document in changed))
+    @always(None, NESTED, *(spelled(document) for document in changed), spelled(whole | {"usage": {"in_all": None}}))
     @given(content=damaged_json(whole))
     def holds(content: Damage) -> None:
         put(folder / f"search_result_{STAMP}.json", content)
