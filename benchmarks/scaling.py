@@ -146,7 +146,7 @@ class VirtualPool:
         """See `Pool`."""
         self._dies.pop(worker, None)
 
-    def close(self) -> None:
+    def close(self, *, at_once: bool = False) -> None:
         """See `Pool`."""
 
     def _put(self, seconds: float, event: Event) -> None:
