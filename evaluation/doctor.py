@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import platform
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -327,6 +326,6 @@ def _versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    from evaluation.entry import run_tool
+    from evaluation.entry import become_tool
 
-    sys.exit(run_tool("doctor", main))
+    become_tool("doctor", main)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
 import errno
+import gc
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -16,7 +20,10 @@ class Parser(argparse.ArgumentParser):
     """Refuses arguments in one line, not below a screen of usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and end with exit code 2."""
+        """Say what is wrong and end with exit code 2; of a flag that is unknown, also which is the nearest."""
+        if unknown := re.match(r"unrecognized arguments: (--[\w-]+)", message):
+            close = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)
+            message += "".join(f"; the nearest is {name}" for name in close)
         self.exit(2, f"{self.prog}: error: {_one_line(message)}; --help lists the options\n")
 
 
@@ -57,6 +64,21 @@ def run_tool(name: str, main: Callable[[Sequence[str] | None], int], argv: Seque
             raise
         print(f"{name}: error: {describe_os_error(error)}", file=sys.stderr)
         return 1
+
+
+def become_tool(name: str, main: Callable[[Sequence[str] | None], int]) -> NoReturn:
+    """Run `main` as this process, and end it with the exit code of `run_tool`.
+
+    Who interrupts it does not wait for libraries to take themselves down: that takes seconds on a busy machine.
+    """
+    code = run_tool(name, main)
+    if code in (130, 143):
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    gc.freeze()  # else Python ends by looking for garbage in all that was imported, for a second
+    sys.exit(code)
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

@@ -15,7 +15,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genetic_algorithm import arguments, dry_run, observers, prior_knowledge, result, run_folder, wiring
+from genetic_algorithm import arguments, dry_run, observers, prior_knowledge, result, run_folder, settings, wiring
 from genetic_algorithm.config import SearchConfig
 from genetic_algorithm.errors import SearchError
 from genetic_algorithm.evaluator import Evaluator
@@ -62,6 +62,13 @@ class Job:
     args: argparse.Namespace
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """All flags that make this search once more, as JSON values by their names."""
+        run = self.run
+        known = {"single_layer_scores": run["single_layer_scores"], "elite": run["elite"] or None}
+        return settings.complete(self.args, self.config, self.evaluation, known, _make_parser)
+
+    @property
     def run(self) -> dict[str, Any]:
         """JSON values that are the same in every sitting of one run."""
         described: dict[str, Any] = {"factory": self.factory}
@@ -92,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 how = "the run goes on without this host"
                 return wiring.join(args)
             job = _job(args)
+            if args.print_config:
+                print(settings.spelled(job.settings), end="")
+                return 0
             if job.args.output_dir is not None:
                 finished = run_folder.peek(job.args.output_dir, job.run)
                 if finished is not None and not job.args.dry_run:
@@ -104,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 search = _make_search(job, evaluator)
                 if job.args.dry_run:
                     return dry_run.tell(evaluator, search)
-                about = {"command": ["run_search", *given], "versions": run_folder.versions()}
+                about = {"command": ["run_search", *given], "versions": run_folder.versions(), "settings": job.settings}
                 opened = stack.enter_context(run_folder.opened(job.args.output_dir, job.run, about))
                 folder = opened.paths.folder
                 if opened.finished is not None:  # by another process, since we looked
@@ -122,12 +132,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(given: Sequence[str]) -> argparse.Namespace:
     from evaluation.entry import Parser
-    from model_preparation.sources import add_pair_options
 
-    args = arguments.make_parser(partial(add_pair_options, otherwise="tiny"), Parser).parse_args(given)
+    args = settings.parse(_make_parser, Parser, given, os.environ)
     arguments.check_model_flags(args)
     observers.require_packages(args.log_to)
     return args
+
+
+def _make_parser(parser_class: Callable[..., argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    from model_preparation.sources import add_pair_options
+
+    return arguments.make_parser(partial(add_pair_options, otherwise="tiny"), parser_class)
 
 
 def _job(args: argparse.Namespace) -> Job:
@@ -135,14 +150,18 @@ def _job(args: argparse.Namespace) -> Job:
 
     pair = None if args.evaluator else pair_or_tiny(args)
     scores, elite = args.single_layer_scores, args.elite
+    try:
+        config = arguments.search_config(args, "quick" if pair is None else pair.preset)
+    except SearchError as error:
+        raise SearchError(f"{error}{'' if args.config is None else f' (with the settings in {args.config})'}") from None
     return Job(
-        config=arguments.search_config(args, "quick" if pair is None else pair.preset),
+        config=config,
         pair=None if pair is None else pair.name,
         factory=args.evaluator,
         evaluation=None if pair is None else wiring.eval_config(args, pair.name),
         cluster=wiring.cluster_options(args),
-        single_scores=None if scores is None else prior_knowledge.read_single_scores(scores),
-        elite=[] if elite is None else prior_knowledge.read_elite(elite),
+        single_scores=prior_knowledge.read_single_scores(scores) if isinstance(scores, Path) else scores,
+        elite=prior_knowledge.read_elite(elite) if isinstance(elite, Path) else list(elite or ()),
         args=args,
     )
 
@@ -150,12 +169,13 @@ def _job(args: argparse.Namespace) -> Job:
 def _make_search(job: Job, evaluator: Evaluator) -> Search:
     space = job.config.space(int(evaluator.num_layers))
     if job.single_scores is not None:
-        prior_knowledge.check_scores(job.single_scores, space.num_layers, job.args.single_layer_scores)
+        where = _file_or_flag(job.args.single_layer_scores, "--single-layer-scores")
+        prior_knowledge.check_scores(job.single_scores, space.num_layers, where)
     for layers in job.elite:
         try:
             space.check(layers)
         except SearchError as error:
-            raise SearchError(f"{job.args.elite}: {error}") from error
+            raise SearchError(f"{_file_or_flag(job.args.elite, '--elite')}: {error}") from error
     subjects = np.asarray(evaluator.subjects, dtype=np.int64)
     return Search(
         job.config,
@@ -166,6 +186,10 @@ def _make_search(job: Job, evaluator: Evaluator) -> Search:
         single_scores=job.single_scores,
         elite=job.elite,
     )
+
+
+def _file_or_flag(given: object, flag: str) -> object:
+    return given if isinstance(given, Path) else flag
 
 
 def _search(job: Job, evaluator: Evaluator, search: Search, opened: run_folder.OpenedRun) -> int:
@@ -297,6 +321,6 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    from evaluation.entry import run_tool
+    from evaluation.entry import become_tool
 
-    sys.exit(run_tool("run_search", main))
+    become_tool("run_search", main)
