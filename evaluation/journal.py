@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import math
 import os
 import socket
 import zlib
@@ -74,11 +75,13 @@ def spell_questions(questions: NDArray[np.int64]) -> str:
     return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in pairs)
 
 
-def parse_questions(text: str) -> NDArray[np.int64]:
-    """Read what `spell_questions` wrote; ValueError when it did not."""
+def parse_questions(text: str, num_questions: int = 1 << 24) -> NDArray[np.int64]:
+    """Read what `spell_questions` wrote about fewer than `num_questions` questions; ValueError when it did not."""
     pieces: list[NDArray[np.int64]] = []
     for run in text.split(","):
         low, _, high = run.partition("-")
+        if int(high or low) >= num_questions:  # before memory is taken for so many
+            raise ValueError(f"question {(high or low)[:20]} does not exist")
         pieces.append(np.arange(int(low), int(high or low) + 1, dtype=np.int64))
     questions = np.concatenate(pieces)
     if len(questions) == 0 or questions[0] < 0 or (np.diff(questions) < 1).any():
@@ -117,12 +120,12 @@ def decode(fields: Any, num_questions: int) -> Record:
         raise ValueError("its checksum does not match")
     try:
         layers = LayerSet.parse(fields["set"])
-        questions = parse_questions(fields["questions"])
-        failure = fields["failure"] if fields["status"] == "failed" else ""
+        questions = parse_questions(fields["questions"], num_questions)
+        failure = " ".join(fields["failure"].split()) if fields["status"] == "failed" else ""
         seconds, worker = float(fields["seconds"]), str(fields["worker"])
         n = len(questions)
-        if questions[-1] >= num_questions:
-            raise ValueError(f"question {questions[-1]} does not exist")
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"it says that it took {seconds} seconds")
         if failure:
             return Record(layers, questions, np.zeros(0, np.bool_), None, None, seconds, worker, failure)
         packed = np.frombuffer(base64.b64decode(fields["bits"], validate=True), dtype=np.uint8)
@@ -130,7 +133,7 @@ def decode(fields: Any, num_questions: int) -> Record:
             raise ValueError(f"it has {len(packed)} bytes of answers for {n} questions")
         correct = np.unpackbits(packed, count=n).astype(np.bool_)
         margin, divergence = (_halves(fields[name], n) for name in ("margin", "divergence"))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"it lacks a field or has one of the wrong type ({error})") from error
     return Record(layers, questions, correct, margin, divergence, seconds, worker)
 
@@ -288,7 +291,7 @@ class Journal:
     def _take(self, line: bytes) -> None:
         try:
             fields = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             fields = None
         if self._lines == 1 or (isinstance(fields, dict) and "journal" in fields):
             self._check_header(fields)
@@ -318,7 +321,7 @@ class Journal:
             )
         if fields.get("journal") != _FORMAT:
             raise EvaluationError(
-                f"{self.path} is a journal of format {fields.get('journal')}, this version writes {_FORMAT}; "
+                f"{self.path} is a journal of format {fields.get('journal')!r}, this version writes {_FORMAT}; "
                 "choose another output folder"
             )
         differing = ", ".join(told(*item) for item in differences(fields["header"], self._header))

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -28,7 +29,10 @@ log = logging.getLogger(__name__)
 FORMAT = 2
 """Raise it when the arrays, their meaning or the way questions are built change."""
 
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, ArithmeticError, MemoryError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 def cached_questions(

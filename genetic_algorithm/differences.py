@@ -18,7 +18,7 @@ def differences(theirs: Any, ours: Any, name: str = "") -> Iterator[tuple[str, A
 
 def told(name: str, theirs: Any, ours: Any) -> str:
     """`name was 1 and is now 2`, long values cut short."""
-    return f"{name} was {_short(theirs)} and is now {_short(ours)}"
+    return f"{' '.join(name.split())} was {_short(theirs)} and is now {_short(ours)}"
 
 
 def _short(value: Any) -> str:

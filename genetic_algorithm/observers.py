@@ -11,6 +11,7 @@ import json
 import logging
 import netrc
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -243,7 +244,9 @@ def _has_wandb_key() -> bool:
 
 def _read(record: Path) -> tuple[dict[str, int], str]:
     """How far each observer is, and the id of the wandb run; fresh ones where nothing can be read."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
         document = json.loads(record.read_text(encoding="utf-8"))
-        return {str(name): int(step) for name, step in document["steps"].items()}, str(document["wandb_run"])
+        steps = {str(name): int(step) for name, step in document["steps"].items()}
+        if re.fullmatch(r"[\w-]{1,64}", run_id := str(document["wandb_run"])):  # what wandb takes
+            return steps, run_id
     return {}, uuid.uuid4().hex[:8]

@@ -44,10 +44,12 @@ def checked_scores(rows: Iterable[tuple[str, Any]], where: str) -> dict[int, flo
         try:
             score = math.nan if isinstance(value, bool) else float(value)
             index = int(layer)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             score, index = math.nan, -1
         if index < 0 or not 0 <= score <= 1:
-            raise SearchError(f"{where}: {layer}: {value!r} is not a layer with an accuracy between 0 and 1")
+            raise SearchError(
+                f"{where}: {' '.join(str(layer).split())}: {value!r} is not a layer with an accuracy between 0 and 1"
+            )
         if index in scores:
             raise SearchError(f"{where} gives layer {index} twice; keep one")
         scores[index] = score
@@ -109,5 +111,5 @@ def _read(path: Path) -> str:
 def _json(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SearchError(f"{path} is not JSON ({error})") from error

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import Any
 from genetic_algorithm import result
 from genetic_algorithm.differences import differences, told
 from genetic_algorithm.errors import SearchError
+from genetic_algorithm.layer_set import LayerSet
 
 try:
     import fcntl
@@ -26,6 +28,7 @@ except ImportError:  # Windows: nothing then stops a second search in the same f
 
 FORMAT = 1
 _CONFIG = "config.json"
+_TIMESTAMP = re.compile(r"[0-9A-Za-z_]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +225,9 @@ def _take_up(folder: Path, run: Mapping[str, Any]) -> RunPaths:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         timestamp, theirs = str(document["timestamp"]), dict(document["run"])
-    except (ValueError, KeyError, TypeError) as error:
+        if not _TIMESTAMP.fullmatch(timestamp):  # it becomes part of file names
+            raise ValueError(f"its timestamp is {timestamp[:40]!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SearchError(
             f"{path} is not the configuration of a search run ({type(error).__name__}: {error}); choose "
             "another --output-dir"
@@ -244,7 +249,8 @@ def _finished(paths: RunPaths) -> dict[str, Any] | None:
         result.table(document)  # what cannot be told is damaged
         usage, best, _ = document["usage"]["in_all"], document["final_results"][0], document["base"]
         _ = usage["question_evaluations"], usage["seconds"], best["holdout_accuracy"]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        LayerSet.from_indices(best["layers"])
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
         raise SearchError(
             f"{paths.result} is damaged ({type(error).__name__}: {error}); delete that file and give the "
             "same command again: the answers are in the journal"
@@ -285,6 +291,7 @@ def _lock(descriptor: int, paths: RunPaths) -> None:
 def _holder(path: Path) -> str:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        return f" (process {told['pid']} on {told['host']}, since {told['since']})"
-    except (OSError, ValueError, KeyError, TypeError):
+        words = f"process {told['pid']} on {told['host']}, since {told['since']}".split()
+        return f" ({' '.join(words)})"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""

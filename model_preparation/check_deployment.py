@@ -82,7 +82,7 @@ def _against_base(result: dict[str, Any]) -> tuple[bool, str]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read ({error}); the step that writes it failed") from error
     if not isinstance(document, dict):
         raise ModelError(f"{path} does not hold an object; the step that writes it failed")

@@ -24,7 +24,7 @@ def search_result(path: Path) -> Iterator[Any]:
         raise ModelError(f"{path} does not exist; give a search_result_*.json") from None
     except ModelError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ModelError(
             f"{path} is not the result of a search ({type(error).__name__}); give a search_result_*.json"
         ) from error

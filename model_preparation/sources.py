@@ -175,7 +175,7 @@ def read_metadata(layers_dir: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not valid JSON ({error}); extract the layers again with --force") from error
     if not isinstance(found, dict):
         raise ModelError(f"{path} does not hold an object; extract the layers again with --force")
@@ -190,7 +190,10 @@ def _describes_layers(found: dict[str, Any]) -> bool:
         isinstance(found.get("source"), str)
         and isinstance(found.get("num_layers"), int)
         and isinstance(files, dict)
-        and all(isinstance(one, dict) and {"bytes", "sha256"} <= one.keys() for one in files.values())
+        and all(
+            isinstance(one, dict) and isinstance(one.get("sha256"), str) and "bytes" in one for one in files.values()
+        )
+        and all(isinstance(found.get(name), str | None) for name in ("pair", "revision", "donor_fingerprint"))
     )
 
 

@@ -45,6 +45,8 @@ ATTENTION_FIELDS = (
 """What `attention_cfg` takes from the donor's configuration: all that shapes a Llama block but its width."""
 
 ACTIVATIONS = ("identity", "silu", "swish")
+_MOST = 1 << 24
+"""Of any size; more is damage, and would take all memory before anything else refused it."""
 
 
 class LlambaConfig(PreTrainedConfig):
@@ -88,7 +90,7 @@ class LlambaConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name in ("vocab_size", "d_model", "n_layer", "pad_vocab_size_multiple"):
-            _check_positive(name, getattr(self, name))
+            _check_positive(name, getattr(self, name), 4096 if name == "n_layer" else _MOST)
         self.mlp_cfg = MLP_DEFAULTS | _as_dict("mlp_cfg", self.mlp_cfg)
         self.ssm_cfg = SSM_DEFAULTS | _as_dict("ssm_cfg", self.ssm_cfg)
         self.layer_types = list(self.layer_types or [MAMBA] * self.n_layer)
@@ -186,6 +188,8 @@ def _as_dict(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _check_positive(name: str, value: Any) -> None:
+def _check_positive(name: str, value: Any, most: int = _MOST) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if value > most:
+        raise ValueError(f"{name} must be a whole number of at most {most}, got {value!r}")

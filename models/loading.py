@@ -5,17 +5,17 @@ Everything a folder can have wrong with it becomes one ModelError that names the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
 from models.configuration_llamba import LlambaConfig
 from models.errors import ModelError
@@ -23,7 +23,20 @@ from models.layer_files import donor_layer_files, layer_file, read_fields
 from models.modeling_llamba import LlambaForCausalLM
 from models.weights import WeightFile, one_line, read_tensors, tensor_files
 
-_CONFIG_FAULTS = (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError)
+
+@contextmanager
+def described_by(folder: str | Path, what: str) -> Iterator[None]:
+    """For a body that builds something from config.json: say so where that cannot be.
+
+    Raises:
+        ModelError: The body raises anything, as transformers does of values that it does not check.
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{Path(folder) / 'config.json'} does not describe {what}: {one_line(error)}") from error
 
 
 def register() -> None:
@@ -41,11 +54,8 @@ def read_llamba_config(folder: str | Path) -> LlambaConfig:
     config = _read_config(folder, LlambaConfig, ("d_model", "n_layer", "vocab_size"))
     _check_known(folder, "mlp_cfg.act_fn", config.mlp_cfg["act_fn"], ACT2FN)
     if config.attention_layers:
-        try:
+        with described_by(folder, "Llama blocks in attention_cfg"):
             llama = config.llama_config()
-        except _CONFIG_FAULTS as error:
-            path = Path(folder) / "config.json"
-            raise ModelError(f"{path}: attention_cfg does not describe Llama blocks: {one_line(error)}") from error
         _check_llama(folder, llama)
     return config
 
@@ -63,20 +73,22 @@ def read_llama_config(folder: str | Path) -> LlamaConfig:
 
 
 def _read_config(folder: str | Path, kind: type[Any], required: Iterable[str]) -> Any:
-    path, fields = Path(folder) / "config.json", read_fields(folder, kind.model_type, required)
-    try:
+    fields = read_fields(folder, kind.model_type, required)
+    with described_by(folder, f"a {kind.model_type!r} model"):
         return kind(**fields)
-    except _CONFIG_FAULTS as error:
-        raise ModelError(f"{path} does not describe a {kind.model_type!r} model: {one_line(error)}") from error
 
 
 def _check_llama(folder: str | Path, config: LlamaConfig) -> None:
     _check_known(folder, "hidden_act", config.hidden_act, ACT2FN)
-    _check_known(folder, "rope_type", config.rope_parameters["rope_type"], {"default", *ROPE_INIT_FUNCTIONS})
+    with described_by(folder, "Llama blocks"):
+        _check_known(folder, "rope_type", config.rope_parameters["rope_type"], {"default", *ROPE_INIT_FUNCTIONS})
+        with torch.device("meta"):
+            LlamaDecoderLayer(config, 0)
+        LlamaRotaryEmbedding(config)
 
 
 def _check_known(folder: str | Path, name: str, value: Any, known: Collection[str]) -> None:
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ModelError(f"{Path(folder) / 'config.json'}: {name} {value!r} is not known to transformers")
 
 
@@ -113,7 +125,8 @@ def load_base(
     files = tensor_files(folder)
     if config.tie_embeddings:
         files.pop("lm_head.weight", None)  # some tools write the shared tensor twice
-    model = empty_model(config, device)
+    with described_by(folder, "a model that can be built"):
+        model = empty_model(config, device)
     fill(model, read_tensors(files), str(folder), dtype=dtype, device=device)
     return finish(model)
 

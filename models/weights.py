@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
+import struct
 import zipfile
 from collections.abc import Iterator
 from itertools import pairwise
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from models.errors import ModelError
@@ -25,16 +25,6 @@ WEIGHT_FILES = (
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
 """A folder's weights in one file, or the index of its shards; the first that exists is read."""
-
-_DAMAGE = (
-    SafetensorError,
-    RuntimeError,
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    KeyError,
-    zipfile.BadZipFile,
-)
 
 _WHOLE_BYTES = 64 << 20  # files up to this size are hashed whole, about 0.1 s
 _SAMPLE_BYTES = 4096
@@ -51,7 +41,7 @@ def read_json(path: Path) -> dict[str, Any]:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise ModelError(f"{path} does not exist; give a folder that holds a model") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not valid JSON ({one_line(error)}); download the model again") from error
     if not isinstance(fields, dict):
         kind = type(fields).__name__
@@ -84,6 +74,8 @@ def _sharded(folder: Path, index: Path) -> dict[str, Path]:
     for shard in shards:
         if Path(shard).name != shard:
             raise ModelError(f"{index} names a shard outside its folder: {shard!r}")
+        if not shard.isprintable() or len(shard) > 255:
+            raise ModelError(f"{index} names a shard that is no name of a file: {shard[:80]!r}")
         if not (folder / shard).is_file():
             count = f"one of {len(shards)} shards"
             raise ModelError(f"{folder / shard} is missing, {count}; download the model again")
@@ -118,8 +110,8 @@ class WeightFile:
                 if not mapped and _starts_as_zip(path):
                     raise EOFError("its table of contents is gone")
                 self._file = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        except _DAMAGE as error:
-            raise self._damaged(error) from error
+        except Exception as error:
+            raise damaged(self.path, error) from error
         if path.suffix != ".safetensors" and not isinstance(self._file, dict):
             raise ModelError(f"{path} holds a {type(self._file).__name__}, not a dictionary of tensors")
         self.names: list[str] = [str(name) for name in self._file.keys()]  # noqa: SIM118 - safe_open is no dict
@@ -129,8 +121,8 @@ class WeightFile:
             raise ModelError(f"{self.path} lacks {name}; download or extract it again")
         try:
             tensor = self._file[name] if isinstance(self._file, dict) else self._file.get_tensor(name)
-        except _DAMAGE as error:
-            raise self._damaged(error) from error
+        except Exception as error:
+            raise damaged(self.path, error) from error
         if not isinstance(tensor, Tensor):
             raise ModelError(f"{self.path} holds a {type(tensor).__name__} as {name!r}, not a tensor")
         return tensor
@@ -141,9 +133,12 @@ class WeightFile:
     def __exit__(self, *raised: object) -> None:
         self._file = None  # tensors already read keep their part of the mapped file alive
 
-    def _damaged(self, error: BaseException) -> ModelError:
-        reason = one_line(error)
-        return ModelError(f"{self.path} is damaged or cut short ({reason}); download or extract it again")
+
+def damaged(path: Path, error: Exception) -> Exception:
+    """What to raise of a weight file where a library raised `error`, as damage makes them raise any error there is."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return error  # of the disk; it names the file by itself
+    return ModelError(f"{path} is damaged or cut short ({one_line(error)}); download or extract it again")
 
 
 def _starts_as_zip(path: Path) -> bool:
@@ -167,13 +162,18 @@ def hash_file(path: Path) -> bytes:
             return digest.digest()
         starts = {size * k // _SAMPLES for k in range(_SAMPLES)} | {size - _SAMPLE_BYTES}
         if path.suffix == ".safetensors":
-            header = file.read(int.from_bytes(file.read(8), "little"))
+            with WeightFile(path):  # which checks the header
+                header = file.read(int.from_bytes(file.read(8), "little"))
             digest.update(header)
             begin = 8 + len(header)
-            for low, high in sorted(_extents(path, header)):
+            for low, high in sorted(_extents(header)):
                 starts |= {begin + low, begin + (low + high) // 2, begin + max(low, high - _SAMPLE_BYTES)}
         elif zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
+            try:
+                archive = zipfile.ZipFile(path)
+            except (zipfile.BadZipFile, ValueError, struct.error) as error:
+                raise damaged(path, error) from error
+            with archive:
                 entries = archive.infolist()
                 for entry in entries:
                     digest.update(f"{entry.filename} {entry.file_size} {entry.CRC}\n".encode())
@@ -186,13 +186,10 @@ def hash_file(path: Path) -> bytes:
     return digest.digest()
 
 
-def _extents(path: Path, header: bytes) -> set[tuple[int, int]]:
+def _extents(header: bytes) -> set[tuple[int, int]]:
     """Where each tensor of a safetensors file begins and ends, in bytes after the header."""
-    try:
-        entries = json.loads(header)
-        return {tuple(entry["data_offsets"]) for name, entry in entries.items() if name != "__metadata__"}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is damaged or cut short (unreadable header); download it again") from error
+    entries = json.loads(header)
+    return {tuple(entry["data_offsets"]) for name, entry in entries.items() if name != "__metadata__"}
 
 
 def one_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -12,6 +13,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in processes that tests start
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+with contextlib.suppress(ImportError):  # tests on a GPU do without
+    from hypothesis import settings
+
+    settings.register_profile("the same in every run", derandomize=True, deadline=None, database=None)
+    settings.load_profile("the same in every run")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; tests of Ctrl-C need it
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -21,6 +21,7 @@ from evaluation.cluster.ray_pool import ENVIRONMENT, OBJECT_STORE_BYTES, SHORT, 
 from evaluation.errors import EvaluationError
 
 POLL_S = 0.5
+_ANNOUNCED = {"address": str, "token": str, "ray": str, "host": str, "gpus": bool, "loopback": bool}
 
 _log = logging.getLogger(__name__)
 
@@ -60,9 +61,11 @@ def _read(path: Path, otherwise: Mapping[str, Any]) -> Mapping[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return otherwise
-    is_whole = isinstance(document, dict) and {"address", "token", "ray", "host", "gpus", "loopback"} <= document.keys()
+    if not isinstance(document, dict):
+        return otherwise
+    is_whole = all(isinstance(document.get(name), kind) for name, kind in _ANNOUNCED.items())
     return document if is_whole else otherwise
 
 

@@ -92,10 +92,12 @@ def read_info(folder: Path) -> CheckpointInfo:
                 "update it, or load the folder with AutoModelForCausalLM and trust_remote_code=True"
             )
         info = CheckpointInfo(**{name: fields[name] for name in fields if name in _KNOWN})
-        if not isinstance(info.pair, str) or not all(isinstance(i, int) for i in info.replaced_layers):
+        if not isinstance(info.pair, str) or not all(type(i) is int for i in info.replaced_layers):
             raise TypeError("pair or replaced_layers is of the wrong type")
         if not isinstance(info.formats, list) or not isinstance(info.files, dict):
             raise TypeError("formats or files is of the wrong type")
+        if not all(isinstance(digest, str) for digest in info.files.values()):
+            raise TypeError("a checksum is of the wrong type")
         return info
     except (FileNotFoundError, NotADirectoryError):
         raise ModelError(
@@ -104,7 +106,7 @@ def read_info(folder: Path) -> CheckpointInfo:
         ) from None
     except ModelError:
         raise
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is damaged ({error}); make the checkpoint again") from error
 
 
@@ -124,12 +126,17 @@ def load_model(
     from transformers import GenerationConfig
 
     from models.loading import load_base
-    from models.weights import read_json
+    from models.weights import one_line, read_json
 
     folder = Path(folder)
     read_info(folder)
     model = load_base(folder, dtype=dtype or stored_dtype(folder), device=device)
-    model.generation_config = GenerationConfig.from_dict(read_json(folder / "generation_config.json"))
+    path = folder / "generation_config.json"
+    fields = read_json(path)
+    try:
+        model.generation_config = GenerationConfig.from_dict(fields)
+    except Exception as error:  # transformers calculates with values before it checks them
+        raise ModelError(f"{path} is damaged ({one_line(error)}); make the checkpoint again") from error
     return model, load_tokenizer(folder)
 
 

@@ -89,13 +89,16 @@ def gather(recipe: Recipe) -> Ingredients:
     depth = fields["n_layer"]
     if not isinstance(depth, int):
         raise ModelError(f"{recipe.base / 'config.json'}: n_layer is {depth!r}, not a number; download the base again")
+    kinds = fields.get("layer_types") or []
+    if not isinstance(kinds, list):
+        raise ModelError(f"{recipe.base / 'config.json'}: layer_types is no list; download the base again")
     if not recipe.layers:
         raise ModelError("no layers are given; name at least one, such as --layers 17")
     try:
         layers = check_layers(recipe.layers, depth)
     except ModelError as error:
         raise ModelError(f"{error} (pair {recipe.pair.name})") from error
-    if "full_attention" in (fields.get("layer_types") or ()):
+    if "full_attention" in kinds:
         raise ModelError(f"{recipe.base} is a hybrid already; give the pure Llamba model as --base")
     donor = _Donor(recipe)
     tensors = _of_base(recipe.base, layers, is_tied=bool(fields.get("tie_embeddings")))
@@ -134,13 +137,22 @@ def check(parts: Ingredients) -> LlambaConfig:
     Raises:
         ModelError: base and donor do not fit, or a tensor is missing, unknown or of another shape.
     """
-    from models.loading import check_pair, check_tensor, empty_model, read_llama_config, read_llamba_config
+    from models.loading import (
+        check_pair,
+        check_tensor,
+        described_by,
+        empty_model,
+        read_llama_config,
+        read_llamba_config,
+    )
 
     base, donor = parts.recipe.base, parts.recipe.donor
     base_config, donor_config = read_llamba_config(base), read_llama_config(donor)
     check_pair(base_config, donor_config)
-    config = base_config.with_attention(parts.layers, donor_config)
-    expected = {name: tensor.shape for name, tensor in empty_model(config, "meta").state_dict().items()}
+    with described_by(base, "a model that can be built"):
+        config = base_config.with_attention(parts.layers, donor_config)
+        skeleton = empty_model(config, "meta")
+    expected = {name: tensor.shape for name, tensor in skeleton.state_dict().items()}
     for name, tensor in parts.tensors.items():
         check_tensor(name, torch.Size(tensor.shape), expected, str(tensor.path))
     if missing := [name for name in expected if name not in parts.tensors]:

@@ -97,7 +97,7 @@ def _done(place: Path, plan: Mapping[str, Any], *, resume: bool) -> dict[str, st
         same, done = left["plan"] == json.loads(json.dumps(plan)), dict(left["done"])
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError):
         same, done = False, {}
     if not same:
         if resume:

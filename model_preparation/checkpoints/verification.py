@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -120,17 +119,19 @@ def _open_whole(path: Path) -> LlambaForCausalLM:
     import torch
 
     from model_preparation.saved_model import allow_in_weights_only_load
+    from models.weights import one_line
 
     if not zipfile.is_zipfile(path):  # its table of contents is at the end
         raise ModelError(f"{path} is cut short; make the checkpoint again")
     allow_in_weights_only_load()  # for good: `safe_globals` would also take away what `import torch` had allowed
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except ModelError:
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    except OSError:
         raise
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{path} is damaged ({reason}); make the checkpoint again") from error
+    except Exception as error:  # damage makes PyTorch raise any error there is
+        raise ModelError(f"{path} is damaged ({one_line(error)}); make the checkpoint again") from error
 
 
 def _compare(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:

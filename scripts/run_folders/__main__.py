@@ -7,6 +7,7 @@ results`.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import os
@@ -64,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = "progress: seconds between looks [10]"
     parser.add_argument("--interval", type=_interval, default=10.0, metavar="S", help=text)
     arguments = parser.parse_intermixed_args(argv)  # options may stand between the folders
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a result may hold what a terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
 
     def find() -> list[Run]:
         return find_runs(arguments.runs, arguments.dir, is_all=arguments.all)

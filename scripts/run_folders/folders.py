@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+_TIMESTAMP = re.compile(r"[0-9A-Za-z_]{1,64}")
 
 
 class RunError(Exception):
@@ -58,11 +61,12 @@ def open_run(folder: Path) -> Run:
         raise RunError(f"{folder} is not the folder of a search: it has no config.json") from error
     except OSError as error:
         raise RunError(f"{config} cannot be read ({error.strerror})") from error
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
-    if not isinstance(document, dict) or not {"timestamp", "run"} <= document.keys():
+    timestamp = str(document.get("timestamp")) if isinstance(document, dict) and "run" in document else ""
+    if not _TIMESTAMP.fullmatch(timestamp):  # it is part of file names
         raise RunError(f"{folder} is not the folder of a search: its config.json is of something else")
-    return Run(folder, str(document["timestamp"]))
+    return Run(folder, timestamp)
 
 
 def find_runs(named: Sequence[Path], results: Path, *, is_all: bool) -> list[Run]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from dataclasses import dataclass
@@ -17,7 +18,11 @@ from .tails import JournalTail, LogTail
 
 _QUIET_S = 120.0  # without a lock to see, a search that wrote nothing for longer counts as stopped
 _STALE_S = 60.0  # workers.json is written every few seconds
-_BEST = re.compile(r"(?P<layers>[\d+]+|none) (?P<words>.*?)(?P<score>[\d.]+) \+- (?P<error>[\d.]+).*\((?P<n>\d+) ques")
+_NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
+_BEST = re.compile(
+    rf"(?P<layers>[0-9]{{1,9}}(?:\+[0-9]{{1,9}})*|none) (?P<words>.*?)"
+    rf"(?P<score>{_NUMBER}) \+- (?P<error>{_NUMBER}).*\((?P<n>[0-9]{{1,9}}) ques"
+)
 
 
 @dataclass(frozen=True)
@@ -138,8 +143,9 @@ def _read_workers(path: Path) -> tuple[dict[str, Any], float] | None:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         states = [str(worker["state"]) for worker in document["workers"]]
-        return {"states": states, "lost": int(document["lost"])}, float(document["time"])
-    except (OSError, ValueError, KeyError, TypeError):
+        written = float(document["time"])
+        return ({"states": states, "lost": int(document["lost"])}, written) if math.isfinite(written) else None
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
         return None
 
 

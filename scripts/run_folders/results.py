@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,13 +21,26 @@ def read_result(run: Run) -> dict[str, Any] | None:
     try:
         document = json.loads(run.result.read_text(encoding="utf-8"))
         spell_result(run.folder, document)  # what cannot be told is damaged
-        _ = document["final_results"][0]
+        _check_numbers(document)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except OSError as error:
+        raise RunError(f"{run.result} cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
         what = f"{run.result} is damaged ({type(error).__name__})"
         raise RunError(f"{what}; delete it and run the search again") from error
     return dict(document)
+
+
+def _check_numbers(document: dict[str, Any]) -> None:
+    """Raise one of several errors where what is calculated with is no number."""
+    best, usage = document["final_results"][0], document.get("usage", {}).get("in_all", {})
+    numbers = [best["accuracy"], best["standard_error"], best["questions"], *best["layers"]]
+    numbers += [best["value"], best["value_error"]] if "value" in best else []
+    numbers += [usage["question_evaluations"], usage["seconds"]] if usage else []
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        raise TypeError("a number is none")
+    document.get("search", {}).get("goal")
 
 
 def spell_result(folder: Path, result: dict[str, Any]) -> str:

@@ -10,11 +10,12 @@ from collections import deque
 from functools import lru_cache
 from pathlib import Path
 
+_MOST = 1e12  # questions or seconds of a line; more is damage
 _WINDOW_S = 60.0  # of answering, over which the pace is taken
 _LINE = re.compile(r"\S+ \S+ (?P<level>[A-Z]) (?P<text>.*)")
 _REQUEST = re.compile(r"(?:begins )?(?P<stage>[^:,]+), (?P<label>[^:]+): \d+ (?:sets x \d+ questions|of \d+ sets)")
 _BEST = re.compile(r"; best (?P<best>.+?);.* (?P<left>about [^;]* left.*)$")
-_ABOUT = re.compile(r"; [\d,]+ of about (?P<about>[\d,]+) done")
+_ABOUT = re.compile(r"; [\d,]+ of about (?P<about>[0-9,]{1,20}) done")
 _ENDED = "the search ended by "
 
 
@@ -35,7 +36,7 @@ class Tail(ABC):
         """Take in what was appended."""
         try:
             file = self._path.open("rb")  # anew each time: NFS shows what others wrote on opening
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return
         with file:
             status = os.fstat(file.fileno())
@@ -81,7 +82,9 @@ class JournalTail(Tail):
             entry = json.loads(line)
             layers, is_failure = str(entry["set"]), entry["status"] == "failed"
             questions, seconds = _count(entry["questions"]), float(entry.get("seconds", 0.0))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
+            return
+        if not (0 < questions < _MOST and 0 <= seconds < _MOST):
             return
         if is_failure:
             self.failed.add(layers)
@@ -141,7 +144,7 @@ class LogTail(Tail):
         if told := _BEST.search(text):
             self.best, self.left = told["best"], told["left"]
         if told := _ABOUT.search(text):
-            self.about = int(told["about"].replace(",", ""))
+            self.about = int(told["about"].replace(",", "") or 0)
 
 
 @lru_cache(maxsize=64)  # thousands of lines ask the same questions

@@ -6,8 +6,10 @@ from itertools import combinations, permutations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from evaluation.walk import count_layer_calls, one_at_a_time, walk
+from evaluation.walk import count_layer_calls, donor_calls, one_at_a_time, walk
 from genetic_algorithm import LayerSet, SearchSpace
 
 
@@ -133,3 +135,37 @@ def test_a_lone_deep_set_keeps_one_activation() -> None:
     for layers, x in walk(model, model.new(), [LayerSet(tuple(range(8)))]):
         del layers, x
     assert model.most == 1
+
+
+@st.composite
+def wanted_sets(draw: st.DrawFn) -> tuple[int, list[LayerSet]]:
+    """A depth and sets of any sizes up to it, some of them twice."""
+    depth = draw(st.integers(1, 10))
+    sets = st.sets(st.integers(0, depth - 1)).map(LayerSet.from_indices)
+    return depth, draw(st.lists(sets, max_size=25))
+
+
+@settings(deadline=None, derandomize=True)
+@given(wanted_sets(), st.integers(0, 1_000_000))
+def test_any_sets_are_walked_as_one_at_a_time_with_each_beginning_once(
+    asked: tuple[int, list[LayerSet]], x: int
+) -> None:
+    depth, wanted = asked
+    model = ToyHybrid(depth)
+    found = list(walk(model, x, wanted))
+    assert dict(found) == {layers: one_at_a_time(ToyHybrid(depth), x, layers) for layers in wanted}
+    assert len(found) == len(set(wanted))
+    beginnings = {tuple(i in layers for i in range(top + 1)) for layers in wanted for top in range(depth)}
+    assert model.calls == count_layer_calls(depth, wanted) == len(beginnings)
+    assert len(donor_calls(depth, wanted)) == sum(taken[-1] for taken in beginnings)
+
+
+@settings(deadline=None, derandomize=True)
+@given(wanted_sets())
+def test_any_walk_keeps_one_activation_per_swapped_layer_plus_one(asked: tuple[int, list[LayerSet]]) -> None:
+    depth, wanted = asked
+    model = WatchedHybrid(depth)
+    for layers, x in walk(model, model.new(), wanted):
+        del layers, x
+    assert model.most <= max(map(len, wanted), default=0) + 1
+    assert not model.alive

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from itertools import combinations
 from math import sqrt
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from genetic_algorithm.evaluator import Score, together
 from genetic_algorithm.intervals import Z95, holm, stratified_error, wilson
@@ -151,3 +153,46 @@ def test_weighted_differences_are_averaged_by_weight() -> None:
     assert found.difference == pytest.approx(0.75)
     assert 0 < found.p_value < 1
     assert compare_means(np.zeros(4), weights).p_value == 1.0
+
+
+@settings(deadline=None, derandomize=True)
+@given(shares)
+def test_wilson_is_that_of_scipy(share: tuple[int, int]) -> None:
+    theirs = stats.binomtest(*share).proportion_ci(0.95, method="wilson")
+    assert wilson(*share) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=7))
+def test_holm_is_the_closed_test_of_bonferroni(p_values: list[float]) -> None:
+    """By brute force: a statement stands if every group of statements with it is rejected together."""
+    every = range(len(p_values))
+    groups = [group for size in every for group in combinations(every, size + 1)]
+    rejected_at = {group: min(1.0, len(group) * min(p_values[i] for i in group)) for group in groups}
+    expected = [max(p for group, p in rejected_at.items() if i in group) for i in every]
+    assert holm(p_values) == pytest.approx(expected)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=60), st.floats(0.5, 4))
+def test_the_stratified_error_does_not_depend_on_the_order_and_scales(rows: list[tuple[int, bool]], k: float) -> None:
+    subjects, values = np.array([row[0] for row in rows]), np.array([float(row[1]) for row in rows])
+    found = stratified_error(values, subjects)
+    assert 0 <= found <= sqrt(len(rows)) / 2
+    assert stratified_error(values[::-1], 10 * subjects[::-1] + 7) == pytest.approx(found)
+    assert stratified_error(k * values, subjects) == pytest.approx(k * found)
+    assert stratified_error(values + k, subjects) == pytest.approx(found)
+    assert stratified_error(values, subjects, np.full(len(rows), k)) == pytest.approx(found)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.floats(-1, 1), st.integers(1, 4)), min_size=2, max_size=30))
+def test_whole_weights_have_the_mean_of_so_many_questions(rows: list[tuple[float, int]]) -> None:
+    differences, weights = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
+    found = compare_means(differences, weights)
+    assert found.difference == pytest.approx(np.repeat(differences, weights.astype(int)).mean(), abs=1e-12)
+    alike = compare_means(differences, np.ones(len(rows)))
+    assert alike.standard_error == pytest.approx(differences.std() / sqrt(len(rows)))
+    if alike.standard_error > 1e-6:
+        z = alike.difference / alike.standard_error
+        assert alike.p_value == pytest.approx(2 * stats.norm.sf(abs(z)), abs=1e-12)

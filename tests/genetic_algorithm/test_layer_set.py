@@ -119,3 +119,43 @@ def test_all_sets_of_one_to_four_of_32_layers() -> None:
     assert SearchSpace(32, 1, 4).size == 41_448
     assert len(SearchSpace(32, 4, 4).neighbours(LayerSet((11, 13, 17, 21)))) == 112
     assert [s.indices for s in SearchSpace(4, 2, 2)] == list(combinations(range(4), 2))
+
+
+@st.composite
+def constrained_spaces(draw: st.DrawFn) -> SearchSpace:
+    """Spaces with layers that must be in or out, those that hold nothing left out."""
+    depth = draw(st.integers(1, 7))
+    places = draw(st.lists(st.sampled_from(("free", "free", "must", "never")), min_size=depth, max_size=depth))
+    must, never = ([i for i, place in enumerate(places) if place == kind] for kind in ("must", "never"))
+    most = draw(st.integers(len(must), depth))
+    least = draw(st.integers(0, min(most, depth - len(never))))
+    return SearchSpace(depth, least, most, tuple(must), tuple(never))
+
+
+@settings(deadline=None, derandomize=True)
+@given(constrained_spaces(), st.integers(0, 2**32 - 1))
+def test_a_constrained_space_is_what_is_left_of_all_sets(space: SearchSpace, seed: int) -> None:
+    every = [LayerSet(c) for size in range(space.num_layers + 1) for c in combinations(range(space.num_layers), size)]
+    must, never = set(space.must_include), set(space.forbidden)
+    allowed = {s for s in every if len(s) in space.sizes and must <= set(s) and not never & set(s)}
+    assert set(space) == allowed
+    assert space.size == len(allowed) > 0
+    for layers in every:
+        assert space.contains(layers) == (layers in allowed)
+        if layers in allowed:
+            assert space.check(layers) is layers
+        else:
+            with pytest.raises(SearchError):
+                space.check(layers)
+    drawn = space.random(np.random.default_rng(seed))
+    assert drawn in allowed
+    assert set(space.neighbours(drawn)) <= allowed - {drawn}
+    assert all(drawn in space.neighbours(near) for near in space.neighbours(drawn))
+
+
+@settings(deadline=None, derandomize=True)
+@given(layer_sets, layer_sets)
+def test_order_and_equality_are_those_of_the_indices(one: LayerSet, other: LayerSet) -> None:
+    assert (one == other) == (one.indices == other.indices) == (str(one) == str(other))
+    assert (one < other) == (one.indices < other.indices)
+    assert one != other or hash(one) == hash(other)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
 from math import comb
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from genetic_algorithm import SearchError
 from genetic_algorithm.paired_test import compare, sign_test
@@ -40,3 +43,41 @@ def test_pairing_counts_only_questions_on_which_two_sets_differ() -> None:
 def test_answers_to_different_questions_do_not_compare() -> None:
     with pytest.raises(SearchError, match="same questions"):
         compare(np.ones(3, bool), np.ones(4, bool))
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.integers(0, 80), st.integers(0, 80))
+def test_the_sign_test_is_that_of_scipy(wins: int, losses: int) -> None:
+    if wins + losses:
+        assert sign_test(wins, losses) == pytest.approx(stats.binomtest(wins, wins + losses).pvalue, rel=1e-9)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=9))
+def test_the_p_value_is_the_share_of_sign_flips_that_differ_as_much(pairs: list[tuple[bool, bool]]) -> None:
+    """By brute force: were both sets alike, each question on which they differ could be the other's as well."""
+    first, second = np.array(pairs).T
+    paired = compare(first, second)
+    differences = first.astype(int) - second
+    discordant = np.abs(differences[differences != 0])
+    sums = [abs(sum(s * d for s, d in zip(signs, discordant, strict=True))) for signs in flips(len(discordant))]
+    assert paired.p_value == pytest.approx(np.mean([s >= abs(differences.sum()) for s in sums]))
+    assert paired.difference == pytest.approx(differences.mean())
+    assert paired.standard_error == pytest.approx(differences.std() / np.sqrt(len(pairs)))
+
+
+def flips(count: int) -> Iterator[tuple[int, ...]]:
+    return product((-1, 1), repeat=count)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_who_comes_first_changes_only_the_sign(pairs: list[tuple[bool, bool]]) -> None:
+    first, second = np.array(pairs).T
+    one, other = compare(first, second), compare(second, first)
+    assert one.difference == -other.difference
+    assert (one.standard_error, one.p_value) == (other.standard_error, other.p_value)
+    low, high = one.interval
+    assert other.interval == pytest.approx((-high, -low))
+    assert -1 <= low <= one.difference + 1e-12
+    assert one.difference - 1e-12 <= high <= 1

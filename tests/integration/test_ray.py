@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads /proc, which only Linux has"),
 ]
 
-WORKERS = ("--cpu-workers", "2")
+WORKERS, ONE = ("--cpu-workers", "2"), ("--cpu-workers", "1")
 SLOW = {"SIM_SLEEP_S": "0.05"}
 START_S = 180
 """Ray takes 4 to 12 s to start on 2 free cores, and ten times that on busy ones."""
@@ -29,8 +29,8 @@ START_S = 180
 class Run:
     """A search in a process of its own, with its mark and Ray's folder; killed at the end of the test."""
 
-    def __init__(self, command_line: CommandLine, out: str) -> None:
-        command = command_line.command(*WORKERS, out=out)
+    def __init__(self, command_line: CommandLine, out: str, workers: tuple[str, str] = WORKERS) -> None:
+        command = command_line.command(*workers, out=out)
         self.journal = command_line.folder / out / "journal.jsonl"
         self.process = command_line.start(command, **SLOW)
         self.mark, self.folder = "", Path()
@@ -137,20 +137,20 @@ def test_a_killed_driver_leaves_nothing_and_resumes_to_the_same_result(module_li
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_the_line_that_resumes_it(module_line: CommandLine, number: signal.Signals) -> None:
-    with Run(module_line, number.name) as run:
+    with Run(module_line, number.name, ONE) as run:
         run.wait_for_answers(3)
         run.process.send_signal(number)
         code, stderr = run.end()
         assert code == 128 + number
         last = stderr.splitlines()[-1]
         assert last.startswith("run_search: stopped; nothing is lost; resume with: ")
-        assert "--cpu-workers 2" in last
+        assert "--cpu-workers 1" in last
         assert "Traceback" not in stderr
         assert run.left_nothing()
 
 
 def test_what_an_evaluator_raises_while_it_is_made_is_told_in_one_line(module_line: CommandLine) -> None:
-    command = module_line.command(*WORKERS, out="none")
+    command = module_line.command(*ONE, out="none")
     command[command.index("--evaluator") + 1] += "_that_is_not_there"
     process = module_line.start(command)
     stdout, stderr = process.communicate(timeout=START_S)
