@@ -52,8 +52,16 @@ def check_mmlu_task(folder: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def write_groups(names: Sequence[str], manager: Any, folder: Path, into: Path) -> dict[str, str]:
+def write_groups(names: Sequence[str], manager: Any, folder: Path, into: Path, cache_dir: Path) -> dict[str, str]:
     """Write a group file for each task or group of MMLU, which reads its questions from `folder`.
+
+    Args:
+        names: Of tasks and groups.
+        manager: Knows which is which.
+        folder: A copy of the dataset.
+        into: Where the files go.
+        cache_dir: Where `datasets` keeps what it made of this very content. Its own cache takes another folder of the
+            same name and card for this one, whatever questions are in it.
 
     Returns:
         The name of the group that stands for each name.
@@ -61,6 +69,7 @@ def write_groups(names: Sequence[str], manager: Any, folder: Path, into: Path) -
     written = {name: f"{name}_from_folder" for name in names}
     for name, group in written.items():
         kind = "group" if name in manager.all_groups else "task"
-        content = {"group": group, "task": [{kind: name, "dataset_path": str(folder.resolve())}]}
+        data = {"dataset_path": str(folder.resolve()), "dataset_kwargs": {"cache_dir": str(cache_dir)}}
+        content = {"group": group, "task": [{kind: name, **data}]}
         Path(into, f"{group}.yaml").write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
     return written

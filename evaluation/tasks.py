@@ -52,11 +52,8 @@ class TaskSource:
         left = set(self.names)
         if self.mmlu_dir is not None:
             check_mmlu_dir(self.mmlu_dir)
-            data = [*self.mmlu_dir.glob("*.md"), *self.mmlu_dir.glob("*/*.parquet")]
-            # The hub's training split, 47 MB of it, is no part of any question.
-            data = [file for file in data if file.parent.name != "auxiliary_train"]
             prompts = list(mmlu_task_dir().rglob("*yaml"))
-            found |= {"mmlu": hash_files(self.mmlu_dir, data), "prompts": hash_files(mmlu_task_dir(), prompts)}
+            found |= {"mmlu": _hash_mmlu(self.mmlu_dir), "prompts": hash_files(mmlu_task_dir(), prompts)}
             left -= _names_in(mmlu_task_dir())
         if left and self.task_dir is not None and left <= _names_in(self.task_dir):
             files = [file for file in self.task_dir.rglob("*") if file.is_file() and file.suffix != ".pyc"]
@@ -130,6 +127,13 @@ def hash_files(root: Path, files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def _hash_mmlu(folder: Path) -> str:
+    """SHA-256 of all that shapes a question in a copy of MMLU."""
+    files = [file for file in (*folder.glob("*.md"), *folder.glob("*/*.parquet")) if file.is_file()]
+    # The hub's training split, 47 MB of it, is no part of any question.
+    return hash_files(folder, [file for file in files if file.parent.name != "auxiliary_train"])
+
+
 def _manager(*folders: Path | str) -> Any:
     """A TaskManager of these folders alone: milliseconds."""
     from lm_eval.tasks import TaskManager
@@ -172,7 +176,10 @@ def _from_folder(source: TaskSource, include: Path) -> tuple[dict[str, str], Any
     names = [name for name in source.names if name in plain.all_tasks]
     for leaf in _leaves(plain, names):
         check_mmlu_task(source.mmlu_dir, leaf.cfg)
-    written = write_groups(names, plain, source.mmlu_dir, include)
+    import datasets
+
+    cache_dir = Path(datasets.config.HF_DATASETS_CACHE, f"mmlu_{_hash_mmlu(source.mmlu_dir)[:16]}")
+    written = write_groups(names, plain, source.mmlu_dir, include, cache_dir)
     return written, _manager(mmlu_task_dir(), include)
 
 
@@ -180,7 +187,7 @@ def _load(manager: Any, known_as: str, name: str, hint: str) -> Mapping[str, Any
     """What lm-eval loads for one name: `tasks`, and `groups` where there are any."""
     try:
         found: Mapping[str, Any] = manager.load([known_as])
-    except (OSError, ValueError, LookupError, ImportError) as error:
+    except Exception as error:  # what lm-eval and datasets make of data that are damaged is any error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EvaluationError(f"task {name} cannot be loaded: {reason}; {hint}") from error
     return found

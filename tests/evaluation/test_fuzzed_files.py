@@ -1,10 +1,9 @@
-"""The journal, the cache of questions, MMLU from a folder and what hosts announce, damaged in every way."""
+"""The journal, the cache of questions and what hosts announce, damaged in every way."""
 
 from __future__ import annotations
 
 import json
 import logging
-import shutil
 import zlib
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from evaluation import question_cache
 from evaluation.cluster import joining
 from evaluation.errors import EvaluationError
 from evaluation.journal import Journal
-from evaluation.mmlu_folder import check_mmlu_dir
 from evaluation.question_cache import cached_questions
 from evaluation.questions import QuestionSet
 from evaluation.tasks import TaskSource
@@ -199,34 +197,6 @@ def test_fuzzed_question_cache_of_another_program(
         assert found.digest == whole_questions.digest
 
     holds()
-
-
-CARD = "---\nconfigs:\n- config_name: anatomy\n  data_files:\n  - split: test\n    path: anatomy/test-*\n---\n# MMLU\n"
-
-
-@pytest.fixture(scope="module")
-def small_mmlu(tmp_path_factory: pytest.TempPathFactory, datasets_cache: Path) -> Path:
-    """One subject, laid out as the hub lays it out."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    folder = tmp_path_factory.mktemp("mmlu") / "mmlu"
-    (folder / "anatomy").mkdir(parents=True)
-    (folder / "README.md").write_text(CARD)
-    docs = [{"question": f"q{i}?", "subject": "anatomy", "choices": list("wxyz"), "answer": i % 4} for i in range(5)]
-    parquet.write_table(pa.Table.from_pylist(docs), folder / "anatomy" / "test-00000-of-00001.parquet")
-    return folder
-
-
-@fuzz(20)
-@given(content=damaged(CARD.encode()))
-def test_fuzzed_card_of_mmlu(small_mmlu: Path, tmp_path: Path, content: Damage) -> None:
-    folder = tmp_path / "mmlu"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(small_mmlu, folder)
-    put(folder / "README.md", content)
-    found = read(lambda: check_mmlu_dir(folder), folder / "README.md", EvaluationError)
-    assert found is None or isinstance(found, Refused)
 
 
 ANNOUNCED = {"address": "10.0.0.1:6379", "token": "5f", "ray": "2.60.0", "host": "a", "gpus": True, "loopback": False}
