@@ -14,7 +14,7 @@ from genetic_algorithm.config import GOALS, PRESETS, SearchConfig
 from genetic_algorithm.errors import SearchError
 from genetic_algorithm.layer_set import LayerSet
 from genetic_algorithm.observers import NEEDS
-from genetic_algorithm.strategies import STRATEGIES
+from genetic_algorithm.strategies import STRATEGIES, check_name
 
 MODEL_FLAGS = (
     "pair",
@@ -64,6 +64,7 @@ examples:
   python -m genetic_algorithm.run_search --output-dir results/mine --join --gpus all       on another host: helps
   python -m genetic_algorithm.run_search --log-to tensorboard,wandb      curves as well, in the output folder
   python -m genetic_algorithm.run_search --evaluator my_package.my_module:make_evaluator
+  python -m genetic_algorithm.run_search --strategy my_module:MyStrategy       the class MyStrategy in ./my_module.py
   python -m genetic_algorithm.run_search --preset full --seed 3 --print-config > mine.yaml       to keep, or to edit
   python -m genetic_algorithm.run_search --config mine.yaml --max-passes 4       that, with another budget
   python -m genetic_algorithm.run_search --config results/mine --output-dir results/again       that search once more
@@ -134,6 +135,14 @@ def single_scores(text: str) -> Path | dict[int, float]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def strategy(text: str) -> str:
+    """A known strategy, or MODULE:CLASS, which is imported later."""
+    try:
+        return check_name(text)
+    except SearchError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--strategy ")) from None
+
+
 def _number_or_none(text: str, kind: Callable[[str], Any]) -> Any:
     if text.lower() == "none":
         return None
@@ -192,7 +201,8 @@ def make_parser(
         search.add_argument(*flags, default=argparse.SUPPRESS, **options)
 
     search.add_argument("--preset", choices=tuple(PRESETS), help="[the pair's: tiny for tiny, else quick]")
-    add("--strategy", choices=tuple(STRATEGIES), help="how sets are proposed and raced [ga]")
+    text = f"how sets are proposed and raced: {', '.join(STRATEGIES)}, or a class of your own, MODULE:CLASS [ga]"
+    add("--strategy", type=strategy, metavar="NAME", help=text)
     add("--goal", choices=GOALS, help="what is to be high; kl: closeness to the donor's answers [accuracy]")
     text = "question-evaluations that the search may ask for, hold-out included [the preset's passes]"
     add("--max-questions", type=limit, metavar="N", help=text)
