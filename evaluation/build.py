@@ -185,8 +185,9 @@ def usable_device(name: str) -> torch.device:
 
 def _lasting_name(pair: Pair) -> str:
     """A pair's name unless it holds a folder: that is known by its weights alone, for folders are moved."""
-    is_lasting = pair.name in PAIRS or (pair.base.hubs and pair.donor.hubs)
-    return pair.name if is_lasting else "local folders"
+    if pair.name in PAIRS:
+        return pair.name
+    return f"{pair.base.spelling}:{pair.donor.spelling}" if pair.base.hubs and pair.donor.hubs else "local folders"
 
 
 def _local_folder(pair: Pair, role: Role) -> Path:

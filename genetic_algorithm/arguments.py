@@ -259,7 +259,10 @@ def search_config(args: argparse.Namespace, default_preset: str) -> SearchConfig
     A limit of the preset that contradicts one that was given gives way; two given ones that do are an error. So does
     the budget of the preset, for strategy `ga-original` always, which ends by itself.
     """
-    preset = PRESETS[args.preset or default_preset]()
+    chosen = args.preset or default_preset
+    if chosen not in PRESETS:  # a pair's own, which a user may have written
+        raise SearchError(f"the pair's preset {chosen} is none of {', '.join(PRESETS)}; mend it, or give --preset")
+    preset = PRESETS[chosen]()
     names = [field.name for field in dataclasses.fields(SearchConfig)]
     given = {name: getattr(args, name) for name in names if hasattr(args, name)}
     for name in ("must_include", "forbid"):
