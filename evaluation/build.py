@@ -141,11 +141,16 @@ def task_source(config: EvalConfig) -> TaskSource:
     """Where the questions of a configuration come from: its tasks, else MMLU, else the pair's own.
 
     The bundled tasks are at hand for every pair.
+
+    Raises:
+        EvaluationError: for a folder of tasks that is none.
     """
+    if config.task_dir is not None and not config.task_dir.is_dir():
+        raise EvaluationError(f"--task-dir {config.task_dir} is no folder; give the one that holds the task files")
     pair = get_pair(config.pair)
     names = config.tasks or (("mmlu",) if config.mmlu_dir else pair.tasks)
     task_dir = pair.task_dir or BUNDLED_TASKS
-    return TaskSource(names, task_dir=task_dir, mmlu_dir=config.mmlu_dir, num_fewshot=config.num_fewshot)
+    return TaskSource(names, task_dir, config.mmlu_dir, config.num_fewshot, config.task_dir)
 
 
 def load_questions(config: EvalConfig, tokenizer: Any, model_config: Any, *, max_limit: int | None) -> QuestionSet:

@@ -21,6 +21,7 @@ MODEL_FLAGS = (
     "base",
     "donor",
     "tasks",
+    "task_dir",
     "mmlu_dir",
     "question_order",
     "num_fewshot",
@@ -169,6 +170,8 @@ def make_parser(
     models.add_argument(
         "--tasks", nargs="+", metavar="TASK", help="lm-eval tasks or groups, TASK:WEIGHT in a mixture [the pair's own]"
     )
+    text = "folder of task files of your own, in the form of lm-eval [the pair's and lm-eval's alone]"
+    models.add_argument("--task-dir", type=Path, metavar="DIR", help=text)
     models.add_argument("--mmlu-dir", type=Path, metavar="DIR", help="local folder of cais/mmlu [the hub]")
     models.add_argument(
         "--question-order",

@@ -39,7 +39,14 @@ if TYPE_CHECKING:
     from evaluation.remembering import Remembering
 
 _log = logging.getLogger("genetic_algorithm.run_search")  # not __name__, which is __main__ under -m
-_MACHINE = ("device", "memory", "batch_tokens", "layers_dir", "cache_dir")  # may change between sittings of one run
+_MACHINE = (
+    "device",
+    "memory",
+    "batch_tokens",
+    "layers_dir",
+    "cache_dir",
+    "task_dir",
+)  # may change between sittings of one run
 
 
 class _Terminated(KeyboardInterrupt):

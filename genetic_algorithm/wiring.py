@@ -31,6 +31,7 @@ def eval_config(args: argparse.Namespace, pair: str) -> Any:
     if args.tasks and not tasks:
         raise SearchError("--tasks names no task; name one, or leave the option out for the pair's own")
     flags = {
+        "task_dir": None if args.task_dir is None else args.task_dir.expanduser().absolute(),
         "mmlu_dir": None if args.mmlu_dir is None else args.mmlu_dir.expanduser().absolute(),
         "layers_dir": None if args.layers_dir is None else args.layers_dir.expanduser().absolute(),
         "question_order": args.question_order,
