@@ -237,7 +237,7 @@ def _hint(source: TaskSource, manager: Any, name: str) -> str:
     if MMLU in paths and source.mmlu_dir is not None:
         return f"check that {source.mmlu_dir} is a whole copy of {MMLU}"
     if MMLU in paths:
-        return f"give a local copy of {MMLU} as --mmlu-dir, or check the network"
+        return f"give a local copy of {MMLU} as --mmlu-dir, name other --tasks, or check the network"
     if paths == {None}:
         return f"check the files in {source.own_dir or source.task_dir}"
     if paths <= _LOCAL_FORMATS:

@@ -30,6 +30,8 @@ def eval_config(args: argparse.Namespace, pair: str) -> Any:
     tasks, weights = parse_tasks(args.tasks or ())
     if args.tasks and not tasks:
         raise SearchError("--tasks names no task; name one, or leave the option out for the pair's own")
+    if args.task_dir is not None and not tasks:
+        raise SearchError("--task-dir says where tasks lie, not which are asked; name them with --tasks")
     flags = {
         "task_dir": None if args.task_dir is None else args.task_dir.expanduser().absolute(),
         "mmlu_dir": None if args.mmlu_dir is None else args.mmlu_dir.expanduser().absolute(),

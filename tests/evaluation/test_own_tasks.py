@@ -179,6 +179,7 @@ def test_data_files_of_datasets_count_from_the_working_folder_and_the_error_says
 def test_a_folder_that_is_none_and_a_file_in_its_place_are_told(tmp_path: Path, search: Search) -> None:
     for flags, told in (
         (["--tasks", "own", "--task-dir", "none"], f"--task-dir {tmp_path}/none is no folder; give the one that holds"),
+        (["--task-dir", "."], "--task-dir says where tasks lie, not which are asked; name them with --tasks"),
         (["--tasks", "own.yaml"], "own.yaml is a file; give the name of its task, and its folder as --task-dir"),
     ):
         done = search(*flags, "--dry-run")
