@@ -12,6 +12,10 @@ from typing import NamedTuple
 
 import pytest
 
+from genetic_algorithm import LayerSet, SearchSpace
+from tests.genetic_algorithm.simulator import NUM_LAYERS, Simulator
+from tests.genetic_algorithm.strategies.driving import SPACE, drive, start
+
 ROOT = Path(__file__).resolve().parents[1]
 MOST_LINES = 40
 
@@ -69,10 +73,27 @@ def test_each_is_one_file_of_few_lines_and_runs_as_it_stands(kind: str, tmp_path
     assert last["layers"]
     result = json.loads((tmp_path / last["result"]).read_text())
     told = {
-        "strategy": (result["search"]["strategy"], "annealing:Annealing"),
+        "strategy": (result["search"]["strategy"], "climb:Climb"),
         "pair": (result["evaluator"].get("pair"), str(tmp_path / "my_pair.yaml")),
         "task": (result["conditions"].get("subjects"), ["by_heart", "tiny_recall"]),
         "evaluator": (result["evaluator"].get("factory"), "landscape:Landscape"),
     }
     assert told[kind][0] == told[kind][1]
     assert (tmp_path / "my_hybrid" / "checkpoint_info.json").exists() == (kind == "pair")
+
+
+@pytest.mark.parametrize("space", [SPACE, SearchSpace(NUM_LAYERS, 12, 12), SearchSpace(NUM_LAYERS, 0, 0)])
+@pytest.mark.parametrize("budget", [None, 0, 41, 700, 3000])
+def test_the_strategy_keeps_to_the_contract_that_it_explains(
+    space: SearchSpace, budget: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / EXAMPLES["strategy"].path).write_text(EXAMPLES["strategy"].text)
+    monkeypatch.chdir(tmp_path)
+    simulator = Simulator(0, 60)
+    elite = [] if space is not SPACE else [LayerSet((0, 1, 2, 9))]
+    strategy, ledger = start("climb:Climb", simulator, space, budget=budget, elite=elite)
+    requests = drive(strategy, ledger, simulator)
+    assert ledger.spent <= (ledger.spent if budget is None else budget)
+    assert bool(strategy.ranking()) == bool(requests)
+    assert set(elite) <= set(requests[0].batch if requests else elite)
+    assert json.loads(json.dumps(strategy.details()))
