@@ -2,8 +2,8 @@
 # Settings of the scripts, with their defaults. What the environment says wins: PAIR=tiny ./DEPLOY_TEST.sh
 # Every script reads this file through scripts/lib.sh, which knows ROOT, the folder this file lies in.
 
-# Base and donor: a name of the zoo (tiny, llamba-8b, ...), or BASE:DONOR. Empty: llamba-8b where a GPU of 24 GB or more
-# is, else tiny.
+# Base and donor: a name of the zoo (tiny, llamba-8b, ...), BASE:DONOR, or a pair file (ARCHITECTURE.md tells how to
+# write one). Empty: llamba-8b where a GPU of 24 GB or more is, else tiny.
 : "${PAIR:=}"
 
 # A model instead of that pair's base or donor, or both without a pair: a folder, org/name, hf:org/name or ms:org/name

@@ -141,11 +141,16 @@ def task_source(config: EvalConfig) -> TaskSource:
     """Where the questions of a configuration come from: its tasks, else MMLU, else the pair's own.
 
     The bundled tasks are at hand for every pair.
+
+    Raises:
+        EvaluationError: for a folder of tasks that is none.
     """
+    if config.task_dir is not None and not config.task_dir.is_dir():
+        raise EvaluationError(f"--task-dir {config.task_dir} is no folder; give the one that holds the task files")
     pair = get_pair(config.pair)
     names = config.tasks or (("mmlu",) if config.mmlu_dir else pair.tasks)
     task_dir = pair.task_dir or BUNDLED_TASKS
-    return TaskSource(names, task_dir=task_dir, mmlu_dir=config.mmlu_dir, num_fewshot=config.num_fewshot)
+    return TaskSource(names, task_dir, config.mmlu_dir, config.num_fewshot, config.task_dir)
 
 
 def load_questions(config: EvalConfig, tokenizer: Any, model_config: Any, *, max_limit: int | None) -> QuestionSet:
@@ -185,8 +190,9 @@ def usable_device(name: str) -> torch.device:
 
 def _lasting_name(pair: Pair) -> str:
     """A pair's name unless it holds a folder: that is known by its weights alone, for folders are moved."""
-    is_lasting = pair.name in PAIRS or (pair.base.hubs and pair.donor.hubs)
-    return pair.name if is_lasting else "local folders"
+    if pair.name in PAIRS:
+        return pair.name
+    return f"{pair.base.spelling}:{pair.donor.spelling}" if pair.base.hubs and pair.donor.hubs else "local folders"
 
 
 def _local_folder(pair: Pair, role: Role) -> Path:

@@ -38,6 +38,8 @@ class EvalConfig:
     for the pair's own."""
     task_weights: tuple[float, ...] = ()
     """Of the accuracy of each task in a score; empty for all questions alike."""
+    task_dir: Path | None = None
+    """Folder of task files, looked through before the pair's own and lm-eval's; None for these alone."""
     mmlu_dir: Path | None = None
     """Local copy of the hub dataset `cais/mmlu`, read instead of the hub."""
     question_order: QuestionOrder = "shuffled"
@@ -79,6 +81,8 @@ class EvalConfig:
         if repeated or "" in self.tasks:
             named = f"task {repeated[0]!r} is named twice" if repeated else "a task's name is empty"
             raise EvaluationError(f"{named} in {','.join(self.tasks)!r}; name each task once")
+        if files := [name for name in self.tasks if name.endswith((".yaml", ".yml"))]:
+            raise EvaluationError(f"{files[0]} is a file; give the name of its task, and its folder as --task-dir")
         if self.task_weights:
             check_weights(self.tasks, self.task_weights)
 

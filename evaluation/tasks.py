@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 # What `lm_eval` itself seeds with, so that tasks which draw at random draw the same.
 _PYTHON_SEED, _OTHER_SEED = 0, 1234
+_LOCAL_FORMATS = {"json", "csv", "parquet", "text"}  # of `datasets`, which reads their files itself
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,21 @@ class TaskSource:
     """Local copy of the hub dataset `cais/mmlu`."""
     num_fewshot: int | None = None
     """Solved examples before each question; None for what each task says."""
+    own_dir: Path | None = None
+    """A user's folder of task files, whose tasks go before all others of the same name."""
+
+    @property
+    def folders(self) -> list[Path]:
+        """Folders of task files; of two tasks of one name that of the later folder is taken."""
+        return [folder for folder in (self.task_dir, self.own_dir) if folder is not None]
 
     def fingerprint(self) -> dict[str, Any] | None:
-        """All that shapes the tasks, from files alone; None where the tasks must be loaded to know it."""
+        """All that shapes the tasks, from files alone; None where the tasks must be loaded to know it.
+
+        So it is with a user's folder, which may hold or read anything.
+        """
+        if self.own_dir is not None:
+            return None
         found = {"tasks": list(self.names), "num_fewshot": self.num_fewshot, "lm_eval": lm_eval_version()}
         left = set(self.names)
         if self.mmlu_dir is not None:
@@ -142,16 +155,16 @@ def _manager(*folders: Path | str) -> Any:
 
 
 @cache
-def _full_manager(task_dir: Path | None) -> Any:
-    """A TaskManager of lm-eval's own tasks and those of `task_dir`: five to nine seconds."""
+def _full_manager(*folders: Path) -> Any:
+    """A TaskManager of lm-eval's own tasks and those of these folders: five to nine seconds."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=None if task_dir is None else str(task_dir))
+    return TaskManager(include_path=list(map(str, folders)))
 
 
 def _manager_for(source: TaskSource) -> Any:
     """The smallest TaskManager that knows every name."""
-    folders = [] if source.task_dir is None else [source.task_dir]
+    folders = source.folders
     if source.mmlu_dir is not None:
         check_mmlu_dir(source.mmlu_dir)
         known = _manager(mmlu_task_dir()).all_tasks
@@ -162,9 +175,11 @@ def _manager_for(source: TaskSource) -> Any:
         manager = _manager(*folders)
         if set(source.names) <= set(manager.all_tasks):
             return manager
-    manager = _full_manager(source.task_dir)
+    manager = _full_manager(*source.folders)
     for name in source.names:
         if name not in manager.all_tasks:
+            if source.own_dir is not None:
+                _names_in(source.own_dir)  # lm-eval passes over a file that it cannot read; this names it
             raise unknown_task(name, manager.all_tasks)
     return manager
 
@@ -222,8 +237,12 @@ def _hint(source: TaskSource, manager: Any, name: str) -> str:
     if MMLU in paths and source.mmlu_dir is not None:
         return f"check that {source.mmlu_dir} is a whole copy of {MMLU}"
     if MMLU in paths:
-        return f"give a local copy of {MMLU} as --mmlu-dir, or check the network"
-    return f"check the files in {source.task_dir}" if paths == {None} else "check the network and HF_ENDPOINT"
+        return f"give a local copy of {MMLU} as --mmlu-dir, name other --tasks, or check the network"
+    if paths == {None}:
+        return f"check the files in {source.own_dir or source.task_dir}"
+    if paths <= _LOCAL_FORMATS:
+        return f"relative data_files count from the working folder, {Path.cwd()}, as in lm-eval; give whole paths"
+    return "check the network and HF_ENDPOINT"
 
 
 def _leaves(manager: Any, members: Iterable[Any]) -> Iterator[Any]:

@@ -14,13 +14,14 @@ from genetic_algorithm.config import GOALS, PRESETS, SearchConfig
 from genetic_algorithm.errors import SearchError
 from genetic_algorithm.layer_set import LayerSet
 from genetic_algorithm.observers import NEEDS
-from genetic_algorithm.strategies import STRATEGIES
+from genetic_algorithm.strategies import STRATEGIES, check_name
 
 MODEL_FLAGS = (
     "pair",
     "base",
     "donor",
     "tasks",
+    "task_dir",
     "mmlu_dir",
     "question_order",
     "num_fewshot",
@@ -64,6 +65,7 @@ examples:
   python -m genetic_algorithm.run_search --output-dir results/mine --join --gpus all       on another host: helps
   python -m genetic_algorithm.run_search --log-to tensorboard,wandb      curves as well, in the output folder
   python -m genetic_algorithm.run_search --evaluator my_package.my_module:make_evaluator
+  python -m genetic_algorithm.run_search --strategy my_module:MyStrategy       the class MyStrategy in ./my_module.py
   python -m genetic_algorithm.run_search --preset full --seed 3 --print-config > mine.yaml       to keep, or to edit
   python -m genetic_algorithm.run_search --config mine.yaml --max-passes 4       that, with another budget
   python -m genetic_algorithm.run_search --config results/mine --output-dir results/again       that search once more
@@ -134,6 +136,14 @@ def single_scores(text: str) -> Path | dict[int, float]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def strategy(text: str) -> str:
+    """A known strategy, or MODULE:CLASS, which is imported later."""
+    try:
+        return check_name(text)
+    except SearchError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--strategy ")) from None
+
+
 def _number_or_none(text: str, kind: Callable[[str], Any]) -> Any:
     if text.lower() == "none":
         return None
@@ -160,6 +170,8 @@ def make_parser(
     models.add_argument(
         "--tasks", nargs="+", metavar="TASK", help="lm-eval tasks or groups, TASK:WEIGHT in a mixture [the pair's own]"
     )
+    text = "folder of task files of your own, in the form of lm-eval [the pair's and lm-eval's alone]"
+    models.add_argument("--task-dir", type=Path, metavar="DIR", help=text)
     models.add_argument("--mmlu-dir", type=Path, metavar="DIR", help="local folder of cais/mmlu [the hub]")
     models.add_argument(
         "--question-order",
@@ -192,7 +204,8 @@ def make_parser(
         search.add_argument(*flags, default=argparse.SUPPRESS, **options)
 
     search.add_argument("--preset", choices=tuple(PRESETS), help="[the pair's: tiny for tiny, else quick]")
-    add("--strategy", choices=tuple(STRATEGIES), help="how sets are proposed and raced [ga]")
+    text = f"how sets are proposed and raced: {', '.join(STRATEGIES)}, or a class of your own, MODULE:CLASS [ga]"
+    add("--strategy", type=strategy, metavar="NAME", help=text)
     add("--goal", choices=GOALS, help="what is to be high; kl: closeness to the donor's answers [accuracy]")
     text = "question-evaluations that the search may ask for, hold-out included [the preset's passes]"
     add("--max-questions", type=limit, metavar="N", help=text)
@@ -249,7 +262,10 @@ def search_config(args: argparse.Namespace, default_preset: str) -> SearchConfig
     A limit of the preset that contradicts one that was given gives way; two given ones that do are an error. So does
     the budget of the preset, for strategy `ga-original` always, which ends by itself.
     """
-    preset = PRESETS[args.preset or default_preset]()
+    chosen = args.preset or default_preset
+    if chosen not in PRESETS:  # a pair's own, which a user may have written
+        raise SearchError(f"the pair's preset {chosen} is none of {', '.join(PRESETS)}; mend it, or give --preset")
+    preset = PRESETS[chosen]()
     names = [field.name for field in dataclasses.fields(SearchConfig)]
     given = {name: getattr(args, name) for name in names if hasattr(args, name)}
     for name in ("must_include", "forbid"):

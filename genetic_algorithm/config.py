@@ -20,7 +20,7 @@ class SearchConfig:
     """
 
     strategy: str = "ga"
-    """How sets are proposed and raced: a name of `strategies.STRATEGIES`."""
+    """How sets are proposed and raced: a name of `strategies.STRATEGIES`, or MODULE:CLASS."""
     goal: str = "accuracy"
     """What is to be high: `accuracy`, or `kl`, the negative divergence from the donor's answers."""
     max_questions: int | None = None

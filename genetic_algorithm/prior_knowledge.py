@@ -48,7 +48,7 @@ def checked_scores(rows: Iterable[tuple[str, Any]], where: str) -> dict[int, flo
             score, index = math.nan, -1
         if index < 0 or not 0 <= score <= 1:
             raise SearchError(
-                f"{where}: {' '.join(layer.split())}: {value!r} is not a layer with an accuracy between 0 and 1"
+                f"{where}: {' '.join(str(layer).split())}: {value!r} is not a layer with an accuracy between 0 and 1"
             )
         if index in scores:
             raise SearchError(f"{where} gives layer {index} twice; keep one")

@@ -33,12 +33,20 @@ from genetic_algorithm.ledger import Request
 from genetic_algorithm.progress import Progress, logging_to
 from genetic_algorithm.report import live
 from genetic_algorithm.search import CHECK, Search
+from genetic_algorithm.strategies import find_strategy
 
 if TYPE_CHECKING:
     from evaluation.remembering import Remembering
 
 _log = logging.getLogger("genetic_algorithm.run_search")  # not __name__, which is __main__ under -m
-_MACHINE = ("device", "memory", "batch_tokens", "layers_dir", "cache_dir")  # may change between sittings of one run
+_MACHINE = (
+    "device",
+    "memory",
+    "batch_tokens",
+    "layers_dir",
+    "cache_dir",
+    "task_dir",
+)  # may change between sittings of one run
 
 
 class _Terminated(KeyboardInterrupt):
@@ -157,6 +165,7 @@ def _job(args: argparse.Namespace) -> Job:
         config = arguments.search_config(args, "quick" if pair is None else pair.preset)
     except SearchError as error:
         raise SearchError(f"{error}{'' if args.config is None else f' (with the settings in {args.config})'}") from None
+    find_strategy(config.strategy)  # one that cannot be had fails before anything large is loaded
     return Job(
         config=config,
         pair=None if pair is None else pair.name,

@@ -184,7 +184,7 @@ class Search:
         outcome, ledger = self.outcome, self.ledger
         for request in self.strategy.run():
             if not outcome.is_cut_short:  # it may have been made before the search was stopped
-                yield request
+                yield self._checked(request)
         ranking = self.strategy.ranking()
         outcome.details = self.strategy.details()
         if not ranking:
@@ -196,6 +196,19 @@ class Search:
             outcome.best_per_size.setdefault(len(layers), layers)
         ledger.budget = None  # what this costs was set aside
         yield from ledger.wanted(self.finalists(), HOLDOUT, CHECK, "hold-out questions")
+
+    def _checked(self, request: Request) -> Request:
+        """Hold a strategy, which may be a user's own, to its stages and its budget."""
+        name = f"strategy {self.config.strategy}"
+        if request.stage not in self.strategy.stages:
+            stages = ", ".join(self.strategy.stages)
+            raise SearchError(f"{name} asks in stage {request.stage!r}, but its stages are {stages}; name it there")
+        if request.size > self.ledger.left:
+            raise SearchError(
+                f"{name} asks {request.size:,} questions where its budget has {int(self.ledger.left):,} left; let it "
+                "ask by `ledger.wanted`, which keeps to the budget"
+            )
+        return request
 
     def finalists(self) -> list[LayerSet]:
         """Sets that are asked the hold-out: leader, runner-up, the best of each smaller count, the base."""

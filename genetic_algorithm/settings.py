@@ -30,7 +30,8 @@ ALTERNATIVES = (MODELS, DEVICES)
 """Who says one of these says all of them."""
 _JOINED = ("gpus", "log_to", "elite", "must_include", "forbid", "single_layer_scores")
 """Lists that their flag takes in one word."""
-_RESOLVED = ("mmlu_dir", "question_order", "num_fewshot", "dtype", "fast_dtype", "memory", "batch_tokens", "layers_dir")
+_FOLDERS = ("task_dir", "mmlu_dir", "layers_dir")
+_RESOLVED = (*_FOLDERS, "question_order", "num_fewshot", "dtype", "fast_dtype", "memory", "batch_tokens")
 """What the `EvalConfig` knows better than the flags."""
 _NONE_IS_A_VALUE = (arguments.limit, arguments.budget)
 _HEAD = """\

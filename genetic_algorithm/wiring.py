@@ -6,15 +6,13 @@ Other packages are imported only when a function is called, so that importing th
 from __future__ import annotations
 
 import argparse
-import importlib
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from genetic_algorithm.errors import SearchError
 from genetic_algorithm.evaluator import Evaluator
+from genetic_algorithm.imported import imported
 
 _NEEDED = ("num_layers", "num_questions", "subjects", "answers")
 
@@ -32,7 +30,10 @@ def eval_config(args: argparse.Namespace, pair: str) -> Any:
     tasks, weights = parse_tasks(args.tasks or ())
     if args.tasks and not tasks:
         raise SearchError("--tasks names no task; name one, or leave the option out for the pair's own")
+    if args.task_dir is not None and not tasks:
+        raise SearchError("--task-dir says where tasks lie, not which are asked; name them with --tasks")
     flags = {
+        "task_dir": None if args.task_dir is None else args.task_dir.expanduser().absolute(),
         "mmlu_dir": None if args.mmlu_dir is None else args.mmlu_dir.expanduser().absolute(),
         "layers_dir": None if args.layers_dir is None else args.layers_dir.expanduser().absolute(),
         "question_order": args.question_order,
@@ -128,7 +129,7 @@ def make_evaluator(evaluation: Any, factory: str | None, *, download: bool = Tru
         found = partial(locate, download=download)
         engine = build_evaluator(evaluation, max_limit=None, locate=found)
         return with_coarse_answers(engine) if evaluation.fast_dtype == "fp8" else engine
-    evaluator: Evaluator = _import_factory(factory)()
+    evaluator: Evaluator = imported("--evaluator", factory, "factory")()
     lacking = [name for name in _NEEDED if not hasattr(evaluator, name)]
     if lacking:
         raise SearchError(
@@ -136,21 +137,3 @@ def make_evaluator(evaluation: Any, factory: str | None, *, download: bool = Tru
             f"evaluator has {', '.join(_NEEDED)}"
         )
     return evaluator
-
-
-def _import_factory(spec: str) -> Any:
-    module_name, _, name = spec.partition(":")
-    if not module_name or not name:
-        raise SearchError(f"--evaluator {spec} is not MODULE:FACTORY, such as my_package.my_module:make")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does, also for an installed command
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise SearchError(
-            f"--evaluator {spec}: {error}; check the name, and that it can be imported from {os.getcwd()}"
-        ) from error
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        raise SearchError(f"--evaluator {spec}: {module_name} has no function {name}")
-    return factory

@@ -35,7 +35,11 @@ def add_pair_options(parser: argparse._ActionsContainer, *, otherwise: str | Non
     otherwise = otherwise or "that of the extracted layers, else by the GPU"
     model = "a folder, org/name, hf:org/name or ms:org/name, @revision after an id"
     add = parser.add_argument
-    add("--pair", metavar="NAME", help=f"base and donor: {', '.join(PAIRS)}, or BASE:DONOR [$PAIR, else {otherwise}]")
+    add(
+        "--pair",
+        metavar="NAME",
+        help=f"base and donor: {', '.join(PAIRS)}, BASE:DONOR, or FILE.yaml [$PAIR, else {otherwise}]",
+    )
     add("--base", metavar="MODEL", help=f"another base, or with --donor one without a pair: {model} [$BASE]")
     add("--donor", metavar="MODEL", help="another donor, named likewise [$DONOR]")
 

@@ -40,9 +40,10 @@ NEW_TOKENS = 20
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; see the top of this file. The last line printed is JSON."""
     arguments = _parse(argv)
-    about_questions = (arguments.limit, arguments.tasks, arguments.mmlu_dir, arguments.output_path)
-    if not arguments.full_eval and any(about_questions):
-        raise ModelError("--limit, --tasks, --mmlu-dir and --output_path are about --full_eval; give that as well")
+    named = ("limit", "tasks", "task_dir", "mmlu_dir", "output_path")
+    if not arguments.full_eval and any(getattr(arguments, name) for name in named):
+        told = "--limit, --tasks, --task-dir, --mmlu-dir and --output_path"
+        raise ModelError(f"{told} are about --full_eval; give that as well")
     from model_preparation.checkpoints.verification import check_agree, check_numbers, check_there, verify
     from model_preparation.device import Device, load_on
     from model_preparation.speed import measure
@@ -108,6 +109,7 @@ def _evaluate(
     config = EvalConfig(
         pair=pair.name,
         tasks=tuple(arguments.tasks),
+        task_dir=arguments.task_dir,
         mmlu_dir=mmlu_folder(arguments.mmlu_dir),
         batch_tokens=arguments.batch_tokens,
     )
@@ -158,6 +160,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--full_eval", "--full-eval", action="store_true", help="also answer questions")
     add("--limit", type=positive, metavar="N", help="questions of each subject [all]")
     add("--tasks", nargs="+", default=[], metavar="TASK", help="lm-eval tasks or groups [those of its pair]")
+    add("--task-dir", "--task_dir", type=Path, metavar="DIR", help="folder of task files of your own")
     add("--mmlu-dir", "--mmlu_dir", type=Path, metavar="DIR", help="a local copy of cais/mmlu [the hub]")
     add("--output_path", "--output-path", type=Path, metavar="DIR", help="lm-eval's files go there [results/lm_eval]")
     add_device_options(parser)

@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = EvalConfig(
         pair=pair.name,
         tasks=tuple(arguments.tasks),
+        task_dir=arguments.task_dir,
         mmlu_dir=mmlu_folder(arguments.mmlu_dir),
         device=device.name,
         dtype=device.dtype_name,
@@ -77,6 +78,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--limit", type=_limit, default=10, metavar="N|none", help="questions of each subject [%(default)s]")
     add_pair_options(parser)
     add("--tasks", nargs="+", default=[], metavar="TASK", help="lm-eval tasks or groups [the pair's]")
+    add("--task-dir", "--task_dir", type=Path, metavar="DIR", help="folder of task files of your own")
     add("--mmlu-dir", "--mmlu_dir", type=Path, metavar="DIR", help="a local copy of cais/mmlu [the hub]")
     return parser.parse_args(argv)
 

@@ -111,7 +111,7 @@ class Pair:
     """A base and its donor, which share one tokenizer, and all that tools know of the two."""
 
     name: str
-    """What `--pair` takes: a name of the zoo, or `BASE:DONOR`."""
+    """What `--pair` takes: a name of the zoo, `BASE:DONOR`, or the absolute path of a pair file."""
     base: Source
     donor: Source
     tasks: tuple[str, ...] = ("mmlu",)
@@ -160,13 +160,19 @@ class Pair:
 
 
 def get_pair(name: str) -> Pair:
-    """The pair of that name; `BASE:DONOR` names two models instead, each as `Source.parse` takes it.
+    """The pair of that name, which may be a YAML file (pair_file.py).
+
+    `BASE:DONOR` names two models instead, each as `Source.parse` takes it.
 
     Raises:
-        ModelError: Nothing is known by that name, or a model is neither a folder nor a hub id.
+        ModelError: Nothing is known by that name, a model is neither a folder nor a hub id, or the file is no pair's.
     """
     if pair := PAIRS.get(name):
         return pair
+    if name.endswith((".yaml", ".yml")) and (":" not in name or os.path.isfile(name)):
+        from models.pair_file import read_pair  # late: it needs this module, and YAML
+
+        return read_pair(Path(os.path.expanduser(name)))
     # A colon also follows hf and ms, and may be part of a folder's name: the first place where both sides are models.
     places = [i for i, letter in enumerate(name) if letter == ":" and name[:i] not in ("hf", "ms")]
     errors = []
@@ -179,7 +185,7 @@ def get_pair(name: str) -> Pair:
         raise errors[0]
     near = difflib.get_close_matches(name, PAIRS, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ModelError(f"no pair is called {name!r}; {hint}known: {', '.join(PAIRS)}, or BASE:DONOR")
+    raise ModelError(f"no pair is called {name!r}; {hint}known: {', '.join(PAIRS)}, BASE:DONOR, or FILE.yaml")
 
 
 def make_pair(base: str, donor: str) -> Pair:
@@ -207,7 +213,7 @@ def named_pair(pair: str | None, base: str | None, donor: str | None) -> Pair | 
     if pair:
         known = get_pair(pair)
         return _pair_of(
-            _parsed("base", base) if base else known.base, _parsed("donor", donor) if donor else known.donor
+            _parsed("base", base) if base else known.base, _parsed("donor", donor) if donor else known.donor, known
         )
     if base and donor:
         return make_pair(base, donor)
@@ -236,12 +242,13 @@ def _parsed(role: Role, text: str) -> Source:
         raise ModelError(f"the {role} {error}") from None
 
 
-def _pair_of(base: Source, donor: Source) -> Pair:
-    for pair in PAIRS.values():
+def _pair_of(base: Source, donor: Source, *beside: Pair) -> Pair:
+    known = (*beside, *PAIRS.values())
+    for pair in known:
         if (pair.base, pair.donor) == (base, donor):
             return pair
-    of_donor = next((pair for pair in PAIRS.values() if donor.is_same_model(pair.donor)), None)
-    of_base = next((pair for pair in PAIRS.values() if base.is_same_model(pair.base)), None)
+    of_donor = next((pair for pair in known if donor.is_same_model(pair.donor)), None)
+    of_base = next((pair for pair in known if base.is_same_model(pair.base)), None)
     facts = of_base or of_donor or Pair(name="", base=base, donor=donor)
     # Llama's licence binds whatever its layers are put into; of other models nothing is known.
     license_ = of_donor.license if of_donor and donor.hubs else None

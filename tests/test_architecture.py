@@ -184,7 +184,7 @@ def test_files_with_a_shebang_can_be_run() -> None:
 
 PUBLIC = {
     "genetic_algorithm": "Answers Evaluator LayerSet Score Search SearchConfig SearchError SearchSpace",
-    "genetic_algorithm.strategies": "STRATEGIES Setting StageForecast Strategy make_strategy",
+    "genetic_algorithm.strategies": "STRATEGIES Setting StageForecast Strategy check_name find_strategy make_strategy",
     "model_preparation": "get_model_modelscope load_model",
     "model_preparation.saved_model": "allow_in_weights_only_load",
     "models.modeling_llamba": "LlambaBlock LlambaForCausalLM LlambaMixer LlambaModel new_cache",

@@ -83,7 +83,7 @@ def test_a_budget_that_is_given_takes_the_place_of_the_presets() -> None:
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--strategy", "best"], "argument --strategy: invalid choice: 'best'"),
+        (["--strategy", "best"], "argument --strategy: best is none of ga, "),
         (["--goal", "loss"], "argument --goal: invalid choice: 'loss'"),
         (["--window", "8-23"], "argument --window: '8-23' is not FIRST:LAST, such as 8:23"),
         (["--window", "8:12"], "--window 8:12: the model's layers are 0 to 11"),
@@ -281,7 +281,7 @@ class Odd(Simulator):
 def test_sets_that_cannot_be_evaluated_are_named_and_the_run_goes_on(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("genetic_algorithm.wiring._import_factory", lambda spec: lambda: Odd(how))
+    monkeypatch.setattr("genetic_algorithm.wiring.imported", lambda *named: lambda: Odd(how))
     assert _run("--output-dir", str(tmp_path / "run")) == 0
     err = capsys.readouterr().err
     result = _result(tmp_path / "run")

@@ -197,7 +197,7 @@ def _prepare(tmp_path: Path) -> None:
         (["--base", "org/x"], "--base has no effect beside --evaluator"),
         (["--evaluator", "nothing"], "nothing is not MODULE:FACTORY"),
         (["--evaluator", "no.such:x"], "No module named 'no'"),
-        (["--evaluator", "json:nothing"], "json has no function nothing"),
+        (["--evaluator", "json:nothing"], "json has no factory nothing"),
         (["--evaluator", "builtins:dict"], "made a dict, which has no num_layers"),
     ],
 )

@@ -132,7 +132,7 @@ def test_a_file_is_no_model(folders, tmp_path):
 
 def test_an_unknown_pair_names_the_nearest():
     assert "no pair is called 'lamba8b'; did you mean 'llamba-8b'?" in refused(get_pair, "lamba8b")
-    known = "known: tiny, llamba-8b, llamba-8b-aligned, llamba-3b, llamba-1b, or BASE:DONOR"
+    known = "known: tiny, llamba-8b, llamba-8b-aligned, llamba-3b, llamba-1b, BASE:DONOR, or FILE.yaml"
     for name in ("", "hf:org/name"):
         assert known in refused(get_pair, name)
 

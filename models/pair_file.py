@@ -1,0 +1,72 @@
+"""A pair of a user's own in a YAML file, which is its name wherever a name of the zoo is taken."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models.errors import ModelError
+from models.pairs import Pair, make_pair
+
+_TEXTS = ("base", "donor", "task_dir", "description", "license", "preset")
+_LISTS = ("tasks", "unseen_tasks")
+
+
+def read_pair(path: Path) -> Pair:
+    """The pair that a file tells of, named by the file's absolute path.
+
+    `base` and `donor` are as `Source.parse` takes them; folders count from where the file lies. All else is as in
+    `Pair`, and what is left out is what `make_pair` knows of the two models.
+
+    Raises:
+        ModelError: The file cannot be read, or names the key or value that cannot be.
+    """
+    facts = _checked(path, _read(path))
+    folder = path.resolve().parent
+    pair = make_pair(*(_model(path, folder, facts.pop(role)) for role in ("base", "donor")))
+    if "task_dir" in facts:
+        facts["task_dir"] = folder / Path(facts["task_dir"]).expanduser()
+        if not facts["task_dir"].is_dir():
+            raise ModelError(f"{path}: task_dir {facts['task_dir']} is no folder; give the one of the task files")
+    return replace(pair, name=str(path.resolve()), **{"description": "a pair of your own", **facts})
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"there is no pair file {path}; check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ModelError(f"{path} is not YAML ({reason}); write a pair as `base: MODEL`, `donor: MODEL`") from error
+
+
+def _checked(path: Path, found: Any) -> dict[str, Any]:
+    """The facts in a file, with keys and types as they must be."""
+    if not isinstance(found, Mapping) or not {"base", "donor"} <= found.keys():
+        raise ModelError(f"{path} is no pair; it must say `base: MODEL` and `donor: MODEL`")
+    known = (*_TEXTS, *_LISTS)
+    for key, value in found.items():
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
+            raise ModelError(f"{path}: there is no {key!r} in a pair; the nearest is {close[0]!r}")
+        texts = [value] if key in _TEXTS else value
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
+            kind = "one text" if key in _TEXTS else "a list of names, as [mmlu]"
+            raise ModelError(f"{path}: {key}: {value!r} cannot be; give {kind}")
+    return {key: tuple(value) if key in _LISTS else value for key, value in found.items()}
+
+
+def _model(path: Path, folder: Path, text: str) -> str:
+    """A model as `Source.parse` takes it: a folder beside the file by its absolute path, all else as it is."""
+    beside = folder / Path(text).expanduser()
+    if beside.is_dir():
+        return str(beside.resolve())
+    if text.startswith((".", "/", "~")):
+        raise ModelError(f"{path}: {text} is no folder ({beside}); check the path, which counts from the file")
+    return text

@@ -1,0 +1,48 @@
+"""What is written for those who cite, follow or change the project agrees with the project."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = tomllib.loads(text("pyproject.toml"))["project"]["version"]
+    assert yaml.safe_load(text("CITATION.cff"))["version"] == version
+    headings = re.findall(r"^## \[(.+?)\] - (\S+)", text("CHANGELOG.md"), flags=re.MULTILINE)
+    assert headings[0][0] == version
+    assert all(date == "Unreleased" or re.fullmatch(r"\d{4}-\d\d-\d\d", date) for _, date in headings)
+
+
+def test_the_changelog_has_the_kinds_of_change_that_its_form_knows() -> None:
+    kinds = re.findall(r"^### (.+)$", text("CHANGELOG.md"), flags=re.MULTILINE)
+    assert kinds
+    assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_the_citation_has_what_its_schema_asks_for() -> None:
+    citation = yaml.safe_load(text("CITATION.cff"))
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["license"] == tomllib.loads(text("pyproject.toml"))["project"]["license"]
+    assert all(citation[key] for key in ("message", "title", "authors"))
+
+
+def test_every_variable_that_tests_read_is_told() -> None:
+    read = {
+        name
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in re.findall(r"environ(?:\.get\(|\[)\"(GA_\w+)\"", path.read_text(encoding="utf-8"))
+    }
+    assert "GA_INTEGRATION" in read
+    assert not {
+        name for name in read if f"`{name}" not in text("CONTRIBUTING.md") and f"${name}" not in text("CONTRIBUTING.md")
+    }
