@@ -93,6 +93,8 @@ class Progress:
         self._bar = _bar(sum(stage.typical for stage in forecast), stream)
         self.done = 0
         """Question-evaluations that were answered."""
+        self.best: tuple[LayerSet, Score] | None = None
+        """`best_so_far`, as of the last request that was answered."""
         self._in_request = 0
         self._stage = ""
         self._told = clock()
@@ -126,6 +128,7 @@ class Progress:
 
     def end(self, request: Request, seconds: float, seconds_in_all: float) -> None:
         """The request is answered; the times are of evaluations, from the journal where they are older."""
+        self.best = best_so_far(self._outcome.ledger)
         left, left_at_most = self._left(request)
         if self._bar is not None:
             self._bar.total = self.done + left
@@ -146,8 +149,7 @@ class Progress:
 
     def values(self, request: Request, seconds: float) -> Values:
         """What holds after a request that took `seconds`, for `genetic_algorithm.observers`."""
-        ledger = self._outcome.ledger
-        found = best_so_far(ledger)
+        ledger, found = self._outcome.ledger, self.best
         return {
             "stage": request.stage,
             "question_evaluations": self.done,
@@ -173,10 +175,10 @@ class Progress:
         return f"{self.done:,} of about {self.done + left:,} done, at most {self.done + left_at_most:,}"
 
     def _spell_best(self) -> str:
-        found = best_so_far(self._outcome.ledger)
-        if found is None:
+        if self.best is None:
             return "not known yet"
-        return f"{found[0]} {spell_score(self._outcome.ledger, found[1])} ({found[1].asked} questions)"
+        layers, score = self.best
+        return f"{layers} {spell_score(self._outcome.ledger, score)} ({score.asked} questions)"
 
 
 def _bar(total: int, stream: TextIO | None) -> Any:

@@ -15,6 +15,7 @@ from genetic_algorithm.evaluator import Score
 from genetic_algorithm.intervals import Z95
 from genetic_algorithm.layer_set import LayerSet
 from genetic_algorithm.ledger import Ledger
+from genetic_algorithm.paired_test import compare
 from genetic_algorithm.questions import ALL, FAST, FINAL, FULL, HOLDOUT
 from genetic_algorithm.search import Outcome
 
@@ -207,12 +208,15 @@ def _per_subject(outcome: Outcome, subjects: NDArray[np.int64], names: Sequence[
     rows = []
     for subject in np.unique(subjects[questions]).tolist():
         at = subjects[questions] == subject
+        paired = compare(right[at], of_base[at])
         rows.append(
             {
                 "subject": str(names[subject]) if subject < len(names) else subject,
                 "questions": int(at.sum()),
                 "accuracy": round(float(right[at].mean()), _DIGITS),
                 "base_accuracy": round(float(of_base[at].mean()), _DIGITS),
+                "gain_standard_error": round(paired.standard_error, _DIGITS),
+                "gain_interval": [round(bound, _DIGITS) for bound in paired.interval],
             }
         )
     return {"layers": list(leader.indices), "questions_also_chose": also_chose, "subjects": rows}

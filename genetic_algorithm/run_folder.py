@@ -71,6 +71,16 @@ class RunPaths:
         return self.folder / "log_to.json"
 
     @property
+    def report(self) -> Path:
+        """A page for people, rewritten while the run goes on."""
+        return self.folder / "report.html"
+
+    @property
+    def report_data(self) -> Path:
+        """What the page shows and neither the result nor the configuration says."""
+        return self.folder / "report.json"
+
+    @property
     def result(self) -> Path:
         """Written last, whole."""
         return self.folder / f"search_result_{self.timestamp}.json"
@@ -149,12 +159,16 @@ def opened(folder: Path | None, run: Mapping[str, Any], about: Mapping[str, Any]
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write JSON, so that the file is whole or not there."""
+    write_text(path, json.dumps(document, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Write under a temporary name and move into place, so that the file is whole or not there."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump(document, file, indent=2)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

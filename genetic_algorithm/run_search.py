@@ -31,6 +31,7 @@ from genetic_algorithm.evaluator import Evaluator
 from genetic_algorithm.layer_set import LayerSet
 from genetic_algorithm.ledger import Request
 from genetic_algorithm.progress import Progress, logging_to
+from genetic_algorithm.report import live
 from genetic_algorithm.search import CHECK, Search
 
 if TYPE_CHECKING:
@@ -186,27 +187,36 @@ def _search(job: Job, evaluator: Evaluator, search: Search, opened: run_folder.O
         remembering = Remembering(evaluator, journal, retry_failed=job.args.retry_failed)
         run = json.loads(paths.config.read_text(encoding="utf-8"))
         with closing(observers.Observers(job.args.log_to, paths.observers, run)) as watching:
-            seconds = _ask_and_tell(search, remembering, watching)
             about = {"timestamp": paths.timestamp, **run["run"], "versions": run_folder.versions()}
-            about["conditions"] = header
-            names = getattr(evaluator, "subject_names", ())
-            subjects = np.asarray(evaluator.subjects, dtype=np.int64)
-            document = result.document(
-                search.outcome, run=about, seconds=seconds, subjects=subjects, subject_names=names
+            told = partial(
+                result.document,
+                run={**about, "conditions": header},
+                subjects=np.asarray(evaluator.subjects, dtype=np.int64),
+                subject_names=getattr(evaluator, "subject_names", ()),
             )
+            report = live.LiveReport(paths, search, told)
+            seconds = _ask_and_tell(search, remembering, watching, report)
+            document = told(search.outcome, seconds=seconds)
+            report.finish()
             run_folder.write_json(paths.result, document)
             found = _last_line(paths, document)
             watching.finish(found["question_evaluations"], {**found, "layers": str(search.outcome.final[0])})
         for line in result.table(document):
             _log.info("%s", line)
         _warn_of_failures(search)
+        report.draw()
         _log.info("result: %s", paths.result)
+        if paths.report.exists():
+            _log.info("report: %s", paths.report)
     print(json.dumps(_last_line(paths, document)), flush=True)
     return 0
 
 
 def _ask_and_tell(
-    search: Search, remembering: Remembering, watching: observers.Observers | None = None
+    search: Search,
+    remembering: Remembering,
+    watching: observers.Observers | None = None,
+    report: live.LiveReport | None = None,
 ) -> dict[str, float]:
     """Run a search to its end; returns seconds of evaluation by stage."""
     progress = Progress(search.forecast(), search.outcome, stream=sys.stderr if sys.stderr.isatty() else None)
@@ -229,6 +239,8 @@ def _ask_and_tell(
             progress.end(request, took, remembering.seconds)
             if watching is not None:
                 watching.log(progress.done, progress.values(request, took))
+            if report is not None:
+                report.note(request, progress.done, seconds, progress.best)
     finally:
         progress.close()
     return seconds
@@ -251,6 +263,7 @@ def _warn_of_failures(search: Search) -> None:
 
 def _tell_finished(paths: run_folder.RunPaths, document: Mapping[str, Any]) -> int:
     print(f"run_search: this search is finished already; its result is {paths.result}", file=sys.stderr)
+    live.complete(paths)
     for line in result.table(document):
         print(line, file=sys.stderr)
     print(json.dumps(_last_line(paths, document)), flush=True)
@@ -275,6 +288,7 @@ def _last_line(paths: run_folder.RunPaths, document: Mapping[str, Any]) -> dict[
         "question_evaluations": document["usage"]["in_all"]["question_evaluations"],
         "seconds": document["usage"]["in_all"]["seconds"],
         "result": str(paths.result),
+        "report": str(paths.report) if paths.report.exists() else None,
         "log": str(paths.log),
     }
 

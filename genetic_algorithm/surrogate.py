@@ -118,6 +118,29 @@ class Surrogate:
         variance = prior - (explained**2).sum(0)
         return self._mean + cross @ self._weights, np.sqrt(np.maximum(variance, _JITTER))
 
+    def effects(self, groups: Sequence[LayerSet]) -> tuple[Array, Array]:
+        """What each group of one to three layers adds beyond its parts: posterior mean and deviation, float64 [n] both.
+
+        Of one layer, what it adds to the base; of two, what both together add beyond what each adds; of three, what is
+        left beyond the three layers and their three pairs.
+        """
+        of_order = np.array([0.0, self.variances.layer, self.variances.pair, self.variances.triple])
+        sizes = np.array([len(layers) for layers in groups])
+        holds = _rows(groups, self._num_layers) @ self._rows.T == sizes[:, None]
+        return self._effect(of_order[sizes][:, None] * holds, of_order[sizes])
+
+    def gains(self, groups: Sequence[LayerSet]) -> tuple[Array, Array]:
+        """What each group of layers adds to the base, all effects in it: posterior mean and deviation, float64 [n]."""
+        rows, constant = _rows(groups, self._num_layers), self.variances.constant
+        cross = self.variances.covariance(rows @ self._rows.T) - constant
+        return self._effect(cross, self.variances.covariance(rows.sum(1)) - constant)
+
+    def _effect(self, cross: Array, prior: Array) -> tuple[Array, Array]:
+        """Posterior mean and deviation of sums of effects, of these covariances with the sets and prior variances."""
+        cross = cross[:, self._data.set_index]
+        explained = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
+        return cross @ self._weights, np.sqrt(np.maximum(prior - (explained**2).sum(0), 0.0))
+
     def draw(self, sets: Sequence[LayerSet], count: int, rng: np.random.Generator) -> Array:
         """Joint draws from the posterior, float64 [n, count]."""
         mean, covariance = self.posterior(sets)
@@ -158,6 +181,12 @@ def _only(data: Observations, chosen: NDArray[np.int64]) -> Observations:
         value=data.value[chosen],
         variance=data.variance[chosen],
     )
+
+
+def evenly(data: Observations, most: int) -> Observations:
+    """At most so many of the observations, whatever their values: every second, or third, or so on."""
+    step = -(-len(data.value) // most)
+    return data if step <= 1 else _only(data, np.arange(0, len(data.value), step))
 
 
 def _rows(sets: Sequence[LayerSet], num_layers: int) -> Array:

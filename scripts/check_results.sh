@@ -7,14 +7,14 @@ usage() {
 usage: scripts/check_results.sh [--all] [--dir DIR] [--json] [RUN...]
 
 Shows the ranking that a search ended with: layers, accuracy, standard error,
-held-out accuracy, and what is established. RUN is the folder of a search;
-without it, the newest one in results/; --all: all of there; --dir: of those in
-DIR. The last line is JSON. Exit status 1 where there is no result yet, 2 where
-one is damaged.
+held-out accuracy, what is established, and the page that tells the rest. RUN is
+the folder of a search; without it, the newest one in results/; --all: all of
+there; --dir: of those in DIR. The last line is JSON. Exit status 1 where there
+is no result yet, 2 where one is damaged.
 
 --json prints that line alone, with more in it:
   {"finished": [{...}], "unfinished": [folders]}, and for each finished run:
-  run, result                    paths
+  run, result, report            paths; report is null where there is none
   layers, accuracy               of the best set
   final_results, base            the ranking and the base, as in the result file
   ranked_by, conclusion          in words

@@ -40,6 +40,11 @@ class Run:
         return self.folder / "workers.json"
 
     @property
+    def report(self) -> Path:
+        """A page for people, rewritten while the search goes on."""
+        return self.folder / "report.html"
+
+    @property
     def result(self) -> Path:
         """Written last, whole."""
         return self.folder / f"search_result_{self.timestamp}.json"

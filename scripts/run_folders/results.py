@@ -69,12 +69,15 @@ def show_results(runs: Iterable[Run], *, as_json: bool) -> int:
                 print(f"{run.folder}: no result yet; scripts/monitor_progress.sh shows how far it is")
             continue
         best = result["final_results"][0]
+        report = str(run.report) if run.report.is_file() else None
         entry = {"run": str(run.folder), "layers": best["layers"], "accuracy": best["accuracy"]}
         if as_json:
             entry |= {name: result.get(name) for name in ("final_results", "base", "ranked_by", "conclusion", "usage")}
-            entry["result"] = str(run.result)
+            entry |= {"result": str(run.result), "report": report}
         else:
             print(spell_result(run.folder, result))
+            if report:
+                print(f"  report: {report}")
         shown.append(entry)
     print(json.dumps({"finished": shown, "unfinished": unfinished}))
     return 2 if is_damaged else 0 if shown else 1

@@ -10,7 +10,7 @@ from genetic_algorithm.ledger import Ledger
 from genetic_algorithm.observations import observe, to_value
 from genetic_algorithm.questions import divide
 from genetic_algorithm.signals import sharpened
-from genetic_algorithm.surrogate import Observations, Surrogate, Variances
+from genetic_algorithm.surrogate import Observations, Surrogate, Variances, evenly
 
 DEPTH = 6
 SETS = [LayerSet(chosen) for size in range(4) for chosen in combinations(range(DEPTH), size)]
@@ -48,6 +48,37 @@ def test_it_is_bayesian_linear_regression_on_layers_pairs_and_triples() -> None:
     effects = np.linalg.solve(precision, seen.T @ ((data.value - centre) / data.variance))
     np.testing.assert_allclose(mean, centre + rows @ effects, atol=1e-8)
     np.testing.assert_allclose(covariance, rows @ np.linalg.solve(precision, rows.T), atol=1e-8)
+
+
+def test_effects_are_those_of_the_linear_regression() -> None:
+    data = _observations(20)
+    surrogate = Surrogate(DEPTH, data, VARIANCES, refit=False)
+    seen = np.array([_features(data.sets[i]) for i in data.set_index])
+    centre = np.average(data.value, weights=1 / data.variance)
+    inverse = np.linalg.inv(np.eye(seen.shape[1]) + seen.T @ (seen / data.variance[:, None]))
+    weights = inverse @ seen.T @ ((data.value - centre) / data.variance)
+    first = 1  # after the constant
+    for order, variance in ((1, VARIANCES.layer), (2, VARIANCES.pair), (3, VARIANCES.triple)):
+        groups = [LayerSet(part) for part in combinations(range(DEPTH), order)]
+        at = slice(first, first + len(groups))
+        mean, deviation = surrogate.effects(groups)
+        np.testing.assert_allclose(mean, np.sqrt(variance) * weights[at], atol=1e-8)
+        np.testing.assert_allclose(deviation**2, variance * np.diag(inverse)[at], atol=1e-8)
+        first += len(groups)
+    without = np.r_[0, np.ones(first - 1), np.zeros(len(SETS))]  # neither the constant nor a set's remainder
+    rows = np.array([_features(layers) for layers in SETS]) * without
+    mean, deviation = surrogate.gains(SETS)
+    np.testing.assert_allclose(mean, rows @ weights, atol=1e-8)
+    np.testing.assert_allclose(deviation**2, np.diag(rows @ inverse @ rows.T), atol=1e-8)
+
+
+def test_of_many_observations_every_second_stands_for_two() -> None:
+    data = _observations(20)
+    assert evenly(data, 40) is data
+    half = evenly(data, 39)
+    np.testing.assert_array_equal(half.value, data.value[::2])
+    np.testing.assert_array_equal(half.set_index, data.set_index[::2])
+    assert half.sets == data.sets
 
 
 def test_its_ways_of_asking_agree() -> None:
