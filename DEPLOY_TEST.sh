@@ -94,5 +94,13 @@ tool model_preparation.test_checkpoint --checkpoint "$checkpoint" --full_eval "$
 tail -n 1 "$run/checkpoint_test.log" >"$run/checkpoint_test.json"
 
 announce "the verdict"
+status=0
 tool model_preparation.check_deployment --pair "$PAIR" --result "${results[0]}" \
-  --checkpoint "$checkpoint" --checkpoint_test "$run/checkpoint_test.json" --seconds "$SECONDS"
+  --checkpoint "$checkpoint" --checkpoint_test "$run/checkpoint_test.json" --seconds "$SECONDS" || status=$?
+if ((status == 0)); then
+  last_line "DEPLOY_TEST.sh: passed; the checkpoint is $checkpoint, its README.txt says how to load it" \
+    "DEPLOY_TEST.sh：全部通过；checkpoint 位于 $checkpoint，加载方法见其中的 README.txt"
+else
+  last_line "DEPLOY_TEST.sh: not passed; the line above says why" "DEPLOY_TEST.sh：未通过，原因见上一行"
+fi
+exit "$status"

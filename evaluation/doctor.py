@@ -3,7 +3,8 @@
 python -m evaluation.doctor
 python -m evaluation.doctor --pair llamba-8b --gpu 0 --json
 
-Needs neither GPU nor network. Exit code 0 where a search can run, 1 where it cannot, with the reason.
+Needs neither GPU nor network. Exit code 0 where a search of the pair can run; 1 where it cannot, and the last line says
+why. scripts/verify_setup.sh runs it, before any set-up as well.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ import json
 import logging
 import os
 import platform
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
@@ -31,6 +31,7 @@ from evaluation.devices import check_gpu, device_name
 from evaluation.errors import EvaluationError
 from evaluation.forecast import Pace, forecast, matrix_rate, measured
 from evaluation.memory import MemoryPlan, Sizes, choose_plan, matrix_shapes, read_machine, sizes_of
+from evaluation.surroundings import Finding, look, table
 from models.errors import ModelError
 from models.loading import check_pair, read_llama_config, read_llamba_config
 from models.packed.choose import choose_kernels
@@ -89,6 +90,8 @@ class Report:
     pace: Pace | None
     problems: list[str]
     """Why no search can run; empty where one can."""
+    surroundings: list[Finding] = field(default_factory=list)
+    """What is here beside the engine."""
 
     def text(self) -> str:
         """For a person."""
@@ -102,7 +105,8 @@ class Report:
         if self.pace is not None:
             told = ", ".join(f"{seconds:.3g} ({which})" for which, seconds in self.pace.seconds.items())
             lines.append(f"seconds per candidate: {told}; {self.pace.how}")
-        lines += [f"a search cannot run: {problem}" for problem in self.problems] or ["a search can run"]
+        lines += ["", table(self.surroundings), ""] if self.surroundings else []
+        lines.append(f"a search cannot run: {'; '.join(self.problems)}" if self.problems else "a search can run")
         return "\n".join(lines)
 
     def document(self) -> dict[str, Any]:
@@ -113,7 +117,8 @@ class Report:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table or, with --json, one JSON object."""
     from evaluation.entry import Parser
-    from model_preparation.sources import add_pair_options, locate, pair_or_tiny  # entry points wire the packages, late
+    from model_preparation import readiness  # entry points wire the packages, late
+    from model_preparation.sources import ROOT, add_pair_options, locate, pair_or_tiny
 
     parser = Parser(
         prog="doctor",
@@ -145,6 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         mmlu_dir=args.mmlu_dir,
         measure=pair.name == "tiny" if args.measure is None else args.measure,
     )
+    found = [*readiness.look(pair, ROOT, args.mmlu_dir), *look(ROOT)]
+    needed = [one.problem for one in found if one.problem and one.name != "lm_eval"]  # which the report has
+    report = replace(report, surroundings=found, problems=[*report.problems, *needed])
     print(json.dumps(report.document()) if args.json else report.text())
     return 1 if report.problems else 0
 
@@ -327,6 +335,6 @@ def _versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    from evaluation.entry import run_tool
+    from evaluation.entry import become_tool
 
-    sys.exit(run_tool("doctor", main))
+    become_tool("doctor", main)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
 import errno
+import gc
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -16,7 +20,10 @@ class Parser(argparse.ArgumentParser):
     """Refuses arguments in one line, not below a screen of usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and end with exit code 2."""
+        """Say what is wrong and end with exit code 2; of a flag that is unknown, also which is the nearest."""
+        if unknown := re.match(r"unrecognized arguments: (--[\w-]+)", message):
+            close = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)
+            message += "".join(f"; the nearest is {name}" for name in close)
         self.exit(2, f"{self.prog}: error: {_one_line(message)}; --help lists the options\n")
 
 
@@ -39,10 +46,11 @@ def run_tool(name: str, main: Callable[[Sequence[str] | None], int], argv: Seque
     except KeyboardInterrupt:
         if debug:
             raise
-        print(
-            f"{name}: stopped; files that were complete are kept. Give the same command again to go on.",
-            file=sys.stderr,
+        told = in_language(
+            "stopped; files that were complete are kept. Give the same command again to go on.",
+            "已停止；已写完的文件都保留着。再次运行同一条命令即可继续。",
         )
+        print(f"{name}: {told}", file=sys.stderr)
         return 130
     except _user_errors() as error:  # imported only now, so that Ctrl-C at the start finds its line, too
         if debug:
@@ -57,6 +65,32 @@ def run_tool(name: str, main: Callable[[Sequence[str] | None], int], argv: Seque
             raise
         print(f"{name}: error: {describe_os_error(error)}", file=sys.stderr)
         return 1
+
+
+def become_tool(name: str, main: Callable[[Sequence[str] | None], int]) -> NoReturn:
+    """Run `main` as this process, and end it with the exit code of `run_tool`.
+
+    Who interrupts it does not wait for libraries to take themselves down: that takes seconds on a busy machine.
+    """
+    code = run_tool(name, main)
+    if code in (130, 143):
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    gc.freeze()  # else Python ends by looking for garbage in all that was imported, for a second
+    sys.exit(code)
+
+
+def last_line(english: str, chinese: str) -> None:
+    """Say on stderr what comes next, where a script runs this; scripts/lib.sh chooses the language by the locale."""
+    if os.environ.get("GA_LANGUAGE"):
+        print(in_language(english, chinese), file=sys.stderr)
+
+
+def in_language(english: str, chinese: str) -> str:
+    """The one of two texts that the locale's user reads, where a script runs this; else the English one."""
+    return chinese if os.environ.get("GA_LANGUAGE") == "zh" else english
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

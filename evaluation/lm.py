@@ -364,6 +364,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from evaluation.entry import run_tool
+    from evaluation.entry import become_tool
 
-    raise SystemExit(run_tool("evaluation.lm", main))
+    become_tool("evaluation.lm", main)

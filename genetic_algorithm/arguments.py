@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from genetic_algorithm import prior_knowledge
 from genetic_algorithm.config import GOALS, PRESETS, SearchConfig
 from genetic_algorithm.errors import SearchError
+from genetic_algorithm.layer_set import LayerSet
 from genetic_algorithm.observers import NEEDS
 from genetic_algorithm.strategies import STRATEGIES
 
-_MODEL_FLAGS = (
+MODEL_FLAGS = (
     "pair",
     "base",
     "donor",
@@ -62,9 +64,16 @@ examples:
   python -m genetic_algorithm.run_search --output-dir results/mine --join --gpus all       on another host: helps
   python -m genetic_algorithm.run_search --log-to tensorboard,wandb      curves as well, in the output folder
   python -m genetic_algorithm.run_search --evaluator my_package.my_module:make_evaluator
+  python -m genetic_algorithm.run_search --preset full --seed 3 --print-config > mine.yaml       to keep, or to edit
+  python -m genetic_algorithm.run_search --config mine.yaml --max-passes 4       that, with another budget
+  python -m genetic_algorithm.run_search --config results/mine --output-dir results/again       that search once more
+
+Settings: flags win over the environment (PAIR, BASE, DONOR; for the scripts, also config.sh), that over --config, that
+over the preset, that over the defaults. Keys of a file are the flags' names, with _ or - between words; null is "not
+given"; paths in it are as seen from the working folder. Every run keeps its complete settings in its config.json.
 
 The last line on stdout is one JSON object: layers, accuracy, the result file. Everything else goes to
-stderr and to the log in the output folder. Limits are per subject, "none" is all; flags override the preset.
+stderr and to the log in the output folder. Limits are per subject, "none" is all.
 """
 
 
@@ -102,6 +111,29 @@ def observers(text: str) -> tuple[str, ...]:
     return names
 
 
+def elite(text: str) -> Path | tuple[LayerSet, ...]:
+    """`11+13,17`: layer sets; anything else names a file of them."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(re.fullmatch(r"none|[0-9+]+", name) for name in names):
+        return Path(text)
+    try:
+        sets = (LayerSet.from_indices(() if name == "none" else map(int, name.split("+"))) for name in names)
+        return tuple(dict.fromkeys(sets))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of layer sets like 11+13,17 ({error})") from None
+
+
+def single_scores(text: str) -> Path | dict[int, float]:
+    """`0:0.31,1:0.42`: layers with their accuracies; anything else names a file of them."""
+    pairs = [one.strip().partition(":") for one in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]+", layer.strip()) and colon for layer, colon, _ in pairs):
+        return Path(text)
+    try:
+        return prior_knowledge.checked_scores([(layer, score) for layer, _, score in pairs], repr(text))
+    except SearchError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _number_or_none(text: str, kind: Callable[[str], Any]) -> Any:
     if text.lower() == "none":
         return None
@@ -113,7 +145,7 @@ def _number_or_none(text: str, kind: Callable[[str], Any]) -> Any:
 
 def make_parser(
     add_pair_options: Callable[[argparse._ActionsContainer], None],
-    parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser,
+    parser_class: Callable[..., argparse.ArgumentParser] = argparse.ArgumentParser,
 ) -> argparse.ArgumentParser:
     """The parser, of the class `parser_class`, with --pair, --base and --donor; flags that are not given stay None."""
     parser = parser_class(
@@ -179,15 +211,15 @@ def make_parser(
     add("--window", type=window, metavar="FIRST:LAST", help="layers from which sets are made [all]")
     search.add_argument(
         "--single-layer-scores",
-        type=Path,
+        type=single_scores,
         metavar="FILE",
-        help='accuracy of each layer alone: JSON {"17": 0.51, ...} or CSV layers,mmlu_acc [measured first]',
+        help='accuracy of each layer alone: JSON {"17": 0.51, ...}, CSV layers,mmlu_acc, or 0:0.31,1:... [measured]',
     )
     search.add_argument(
         "--elite",
-        type=Path,
+        type=elite,
         metavar="FILE",
-        help="sets to begin with: JSON [[11, 13], ...] or a search_result file [from the best single layers]",
+        help="sets to begin with: JSON [[11, 13], ...], a search_result file, or 11+13,17 [the best single layers]",
     )
     workers = parser.add_argument_group("several workers (they need Ray: pip install 'ga-layer-search[cluster]')")
     workers.add_argument("--gpus", metavar="I,J|all", help="a worker on each of these GPUs of this host")
@@ -198,6 +230,10 @@ def make_parser(
     text = "give this host's GPUs, or its --cpu-workers, to the run in --output-dir until it ends"
     workers.add_argument("--join", action="store_true", help=text)
     run = parser.add_argument_group("run")
+    text = "settings in YAML, or the folder of a search whose settings to take; flags win over them"
+    run.add_argument("--config", type=Path, metavar="FILE", help=text)
+    text = "print the complete settings as YAML, from which --config makes the same search; do nothing else"
+    run.add_argument("--print-config", action="store_true", help=text)
     run.add_argument("--output-dir", type=Path, metavar="DIR", help="new, or one to resume [results/real_<timestamp>]")
     text = "ask sets again that could not be evaluated in an earlier sitting"
     run.add_argument("--retry-failed", action="store_true", help=text)
@@ -234,7 +270,7 @@ def search_config(args: argparse.Namespace, default_preset: str) -> SearchConfig
 
 def check_model_flags(args: argparse.Namespace) -> None:
     """Refuse flags that say nothing beside --evaluator."""
-    given = [name for name in _MODEL_FLAGS if getattr(args, name) is not None]
+    given = [name for name in MODEL_FLAGS if getattr(args, name) is not None]
     if args.evaluator is not None and given:
         raise SearchError(f"{_flag(given[0])} has no effect beside --evaluator; leave one of the two out")
 

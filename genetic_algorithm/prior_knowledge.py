@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +30,29 @@ def read_single_scores(path: Path) -> dict[int, float]:
         if not lines or lines[0][:1] != ["layers"] or len(lines[0]) < 2:
             raise SearchError(f'{path} is neither JSON like {{"17": 0.51}} nor CSV with the header layers,mmlu_acc')
         rows = [(line[0], line[1] if len(line) > 1 else "") for line in lines[1:] if line]
+    return checked_scores([row for row in rows if "+" not in row[0] and row[0] != "none"], str(path))
+
+
+def checked_scores(rows: Iterable[tuple[str, Any]], where: str) -> dict[int, float]:
+    """Accuracy by layer, from pairs of the two; `where` they stand is for messages.
+
+    Raises:
+        SearchError: naming the entry that cannot be.
+    """
     scores: dict[int, float] = {}
     for layer, value in rows:
-        if "+" in layer or layer == "none":
-            continue
         try:
             score = math.nan if isinstance(value, bool) else float(value)
             index = int(layer)
         except (TypeError, ValueError):
             score, index = math.nan, -1
         if index < 0 or not 0 <= score <= 1:
-            raise SearchError(f"{path}: {layer}: {value!r} is not a layer with an accuracy between 0 and 1")
+            raise SearchError(f"{where}: {layer}: {value!r} is not a layer with an accuracy between 0 and 1")
         if index in scores:
-            raise SearchError(f"{path} gives layer {index} twice; keep one")
+            raise SearchError(f"{where} gives layer {index} twice; keep one")
         scores[index] = score
     if not scores:
-        raise SearchError(f"{path} holds no single-layer score; give one for each layer")
+        raise SearchError(f"{where} holds no single-layer score; give one for each layer")
     return scores
 
 
@@ -74,7 +81,7 @@ def read_elite(path: Path) -> list[LayerSet]:
     return list(dict.fromkeys(sets))
 
 
-def check_scores(scores: Mapping[int, float], num_layers: int, path: Path) -> None:
+def check_scores(scores: Mapping[int, float], num_layers: int, path: object) -> None:
     """Refuse scores of a layer that the model does not have, or none for one that it has."""
     outside = [i for i in scores if i >= num_layers]
     if outside:

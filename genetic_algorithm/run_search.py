@@ -15,7 +15,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genetic_algorithm import arguments, dry_run, observers, prior_knowledge, result, run_folder, wiring
+from genetic_algorithm import arguments, dry_run, observers, prior_knowledge, result, run_folder, settings, wiring
 from genetic_algorithm.config import SearchConfig
 from genetic_algorithm.errors import SearchError
 from genetic_algorithm.evaluator import Evaluator
@@ -63,6 +63,13 @@ class Job:
     args: argparse.Namespace
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """All flags that make this search once more, as JSON values by their names."""
+        run = self.run
+        known = {"single_layer_scores": run["single_layer_scores"], "elite": run["elite"] or None}
+        return settings.complete(self.args, self.config, self.evaluation, known, _make_parser)
+
+    @property
     def run(self) -> dict[str, Any]:
         """JSON values that are the same in every sitting of one run."""
         described: dict[str, Any] = {"factory": self.factory}
@@ -85,14 +92,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     job: Job | None = None
     folder: Path | None = None
-    how = "nothing was written"
+    how = _in_language("nothing was written", "没有写入任何文件")
     with _sigterm_as_interrupt():
         try:
             args = _parse(given)
             if args.join:
-                how = "the run goes on without this host"
+                how = _in_language("the run goes on without this host", "搜索在其他主机上继续运行")
                 return wiring.join(args)
             job = _job(args)
+            if args.print_config:
+                print(settings.spelled(job.settings), end="")
+                return 0
             if job.args.output_dir is not None:
                 finished = run_folder.peek(job.args.output_dir, job.run)
                 if finished is not None and not job.args.dry_run:
@@ -105,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 search = _make_search(job, evaluator)
                 if job.args.dry_run:
                     return dry_run.tell(evaluator, search)
-                about = {"command": ["run_search", *given], "versions": run_folder.versions()}
+                about = {"command": ["run_search", *given], "versions": run_folder.versions(), "settings": job.settings}
                 opened = stack.enter_context(run_folder.opened(job.args.output_dir, job.run, about))
                 folder = opened.paths.folder
                 if opened.finished is not None:  # by another process, since we looked
@@ -116,19 +126,26 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
             if folder is not None and job is not None:
                 command = arguments.resume_command(sys.executable, given, job.pair, folder)
-                how = f"nothing is lost; resume with: {shlex.join(command)}"
-            print(f"run_search: stopped; {how}", file=sys.stderr)
+                how = _in_language("nothing is lost; resume with: ", "没有丢失任何结果；继续运行：") + shlex.join(
+                    command
+                )
+            print(f"run_search: {_in_language('stopped; ', '已停止；')}{how}", file=sys.stderr)
             return 143 if isinstance(stop, _Terminated) else 130
 
 
 def _parse(given: Sequence[str]) -> argparse.Namespace:
     from evaluation.entry import Parser
-    from model_preparation.sources import add_pair_options
 
-    args = arguments.make_parser(partial(add_pair_options, otherwise="tiny"), Parser).parse_args(given)
+    args = settings.parse(_make_parser, Parser, given, os.environ)
     arguments.check_model_flags(args)
     observers.require_packages(args.log_to)
     return args
+
+
+def _make_parser(parser_class: Callable[..., argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    from model_preparation.sources import add_pair_options
+
+    return arguments.make_parser(partial(add_pair_options, otherwise="tiny"), parser_class)
 
 
 def _job(args: argparse.Namespace) -> Job:
@@ -136,14 +153,18 @@ def _job(args: argparse.Namespace) -> Job:
 
     pair = None if args.evaluator else pair_or_tiny(args)
     scores, elite = args.single_layer_scores, args.elite
+    try:
+        config = arguments.search_config(args, "quick" if pair is None else pair.preset)
+    except SearchError as error:
+        raise SearchError(f"{error}{'' if args.config is None else f' (with the settings in {args.config})'}") from None
     return Job(
-        config=arguments.search_config(args, "quick" if pair is None else pair.preset),
+        config=config,
         pair=None if pair is None else pair.name,
         factory=args.evaluator,
         evaluation=None if pair is None else wiring.eval_config(args, pair.name),
         cluster=wiring.cluster_options(args),
-        single_scores=None if scores is None else prior_knowledge.read_single_scores(scores),
-        elite=[] if elite is None else prior_knowledge.read_elite(elite),
+        single_scores=prior_knowledge.read_single_scores(scores) if isinstance(scores, Path) else scores,
+        elite=prior_knowledge.read_elite(elite) if isinstance(elite, Path) else list(elite or ()),
         args=args,
     )
 
@@ -151,12 +172,13 @@ def _job(args: argparse.Namespace) -> Job:
 def _make_search(job: Job, evaluator: Evaluator) -> Search:
     space = job.config.space(int(evaluator.num_layers))
     if job.single_scores is not None:
-        prior_knowledge.check_scores(job.single_scores, space.num_layers, job.args.single_layer_scores)
+        where = _file_or_flag(job.args.single_layer_scores, "--single-layer-scores")
+        prior_knowledge.check_scores(job.single_scores, space.num_layers, where)
     for layers in job.elite:
         try:
             space.check(layers)
         except SearchError as error:
-            raise SearchError(f"{job.args.elite}: {error}") from error
+            raise SearchError(f"{_file_or_flag(job.args.elite, '--elite')}: {error}") from error
     subjects = np.asarray(evaluator.subjects, dtype=np.int64)
     return Search(
         job.config,
@@ -167,6 +189,10 @@ def _make_search(job: Job, evaluator: Evaluator) -> Search:
         single_scores=job.single_scores,
         elite=job.elite,
     )
+
+
+def _file_or_flag(given: object, flag: str) -> object:
+    return given if isinstance(given, Path) else flag
 
 
 def _search(job: Job, evaluator: Evaluator, search: Search, opened: run_folder.OpenedRun) -> int:
@@ -209,6 +235,7 @@ def _search(job: Job, evaluator: Evaluator, search: Search, opened: run_folder.O
         if paths.report.exists():
             _log.info("report: %s", paths.report)
     print(json.dumps(_last_line(paths, document)), flush=True)
+    _say_what_comes_next(paths, document)
     return 0
 
 
@@ -267,7 +294,25 @@ def _tell_finished(paths: run_folder.RunPaths, document: Mapping[str, Any]) -> i
     for line in result.table(document):
         print(line, file=sys.stderr)
     print(json.dumps(_last_line(paths, document)), flush=True)
+    _say_what_comes_next(paths, document)
     return 0
+
+
+def _say_what_comes_next(paths: run_folder.RunPaths, document: Mapping[str, Any]) -> None:
+    from evaluation.entry import last_line
+
+    found, result_file = "+".join(map(str, document["final_results"][0]["layers"])), shlex.quote(str(paths.result))
+    make = f"scripts/create_checkpoint.sh --from_result {result_file} --output_dir model_checkpoints/best"
+    last_line(
+        f"the search found {found}; make its checkpoint with: {make}",
+        f"搜索完成，最优层组合为 {found}；生成 checkpoint：{make}",
+    )
+
+
+def _in_language(english: str, chinese: str) -> str:
+    from evaluation.entry import in_language
+
+    return in_language(english, chinese)
 
 
 def _last_line(paths: run_folder.RunPaths, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -311,6 +356,6 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    from evaluation.entry import run_tool
+    from evaluation.entry import become_tool
 
-    sys.exit(run_tool("run_search", main))
+    become_tool("run_search", main)

@@ -20,7 +20,7 @@ from typing import Any
 if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evaluation.entry import Parser, run_tool
+from evaluation.entry import Parser, become_tool, run_tool
 from model_preparation.checkpoints.info import read_info
 from model_preparation.checkpoints.verification import check_there
 from model_preparation.create_replaced_model_checkpoint import donor_folder
@@ -213,4 +213,4 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_tool("create_best_checkpoints.py", main))
+    become_tool("create_best_checkpoints.py", main)

@@ -28,4 +28,8 @@ source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/../scripts/lib.sh"
 
 set_up run
 export PAIR BASE DONOR
-tool model_preparation.create_best_checkpoints "$@"
+status=0
+tool model_preparation.create_best_checkpoints "$@" || status=$?
+((status)) || last_line "test one with: python model_preparation/test_checkpoint.py --checkpoint DIR" \
+  "测试其中一个 checkpoint：python model_preparation/test_checkpoint.py --checkpoint DIR"
+exit "$status"

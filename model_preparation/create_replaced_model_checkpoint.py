@@ -205,10 +205,6 @@ def _accuracy(text: str) -> float:
 
 
 if __name__ == "__main__":
-    import atexit
-    import gc
+    from evaluation.entry import become_tool
 
-    from evaluation.entry import run_tool
-
-    atexit.register(gc.freeze)  # else Python ends by looking for garbage in all that was imported, for a second
-    raise SystemExit(run_tool("create_replaced_model_checkpoint.py", main))
+    become_tool("create_replaced_model_checkpoint.py", main)

@@ -250,6 +250,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    from evaluation.entry import run_tool
+    from evaluation.entry import become_tool
 
-    raise SystemExit(run_tool("extract_layers.py", main))
+    become_tool("extract_layers.py", main)

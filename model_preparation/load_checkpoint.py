@@ -190,6 +190,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    from evaluation.entry import run_tool
+    from evaluation.entry import become_tool
 
-    raise SystemExit(run_tool("load_checkpoint.py", main))
+    become_tool("load_checkpoint.py", main)

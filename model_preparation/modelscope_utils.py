@@ -168,6 +168,6 @@ def _model_type(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    from evaluation.entry import run_tool
+    from evaluation.entry import become_tool
 
-    raise SystemExit(run_tool("modelscope_utils.py", main))
+    become_tool("modelscope_utils.py", main)

@@ -1,6 +1,7 @@
 """Tells the shell scripts which pair they work on and what they need to know of it, one fact at a time.
 
     python -m model_preparation.pair_facts name --base ./my_llamba --donor ./my_llama
+    python -m model_preparation.pair_facts settings --config mine.yaml
 
 Where nothing names a pair it is the one that suits the GPU, whatever layers were extracted before.
 """
@@ -10,23 +11,33 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation.entry import Parser
+from genetic_algorithm import settings
+from genetic_algorithm.arguments import make_parser
 from model_preparation.sources import add_pair_options, announce, asked_pair, suitable_pair
 from models.pairs import Pair
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print one fact on one line."""
+    """Print one fact on one line; of `settings`, the flags that a file stands for, one a line."""
     parser = Parser(prog="pair_facts.py", description=(__doc__ or "").split("\n", 1)[0])
     facts = {"name": _name, "donor": _donor, "one_layer": _one_layer, "unseen_questions": _unseen_questions}
-    parser.add_argument("fact", choices=tuple(facts), help="which one")
+    parser.add_argument("fact", choices=(*facts, "settings"), help="which one")
     add_pair_options(parser, otherwise="by the GPU")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="of which the settings are told")
     arguments = parser.parse_args(argv)
+    if arguments.fact == "settings":
+        if arguments.config is None:
+            parser.error("settings are those of a file; give --config FILE")
+        found = settings.flags(arguments.config, partial(make_parser, add_pair_options))
+        print("\n".join(word for words in found.values() for word in words))
+        return 0
     asked = asked_pair(arguments.pair, arguments.base, arguments.donor)
     pair = asked.pair if asked else announce(suitable_pair())
     print(facts[arguments.fact](pair))
@@ -55,6 +66,6 @@ def _unseen_questions(pair: Pair) -> str:
 
 
 if __name__ == "__main__":
-    from evaluation.entry import run_tool
+    from evaluation.entry import become_tool
 
-    raise SystemExit(run_tool("pair_facts.py", main))
+    become_tool("pair_facts.py", main)

@@ -84,6 +84,6 @@ def _limit(text: str) -> int | None:
 
 
 if __name__ == "__main__":
-    from evaluation.entry import run_tool
+    from evaluation.entry import become_tool
 
-    raise SystemExit(run_tool("test_specific_combination.py", main))
+    become_tool("test_specific_combination.py", main)

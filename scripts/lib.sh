@@ -18,6 +18,22 @@ die() {
 
 say() { echo "$*" >&2; }
 
+# The language of last lines: Chinese where the locale's messages are, else English. Tools of ours read GA_LANGUAGE.
+case ${LC_ALL:-${LC_MESSAGES:-${LANG:-}}} in
+  zh*) GA_LANGUAGE=zh ;;
+  *) GA_LANGUAGE=en ;;
+esac
+export GA_LANGUAGE
+
+# Say what comes next: last_line ENGLISH CHINESE.
+last_line() {
+  if [[ $GA_LANGUAGE == zh ]]; then say "$2"; else say "$1"; fi
+}
+
+# Ctrl-C, where no tool of ours is there to answer it, or after it has.
+trap 'last_line "${0##*/}: stopped; give the same command again to go on: what was finished is kept" \
+  "${0##*/}：已停止；再次运行同一条命令即可继续，已完成的部分会保留"; exit 130' INT
+
 # Is $1 a Python we can use? It is run, not only looked up: pyenv puts up names of versions that are not chosen.
 python_fits() {
   "$1" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' >/dev/null 2>&1
@@ -58,6 +74,21 @@ venv_python() {
         "what it said is in $SETUP_LOG"
   fi
   echo "$python"
+}
+
+# Print the Python of an environment that set-up has made, or that PYTHON names; returns 1 where there is none.
+ready_python() {
+  local python=$VENV/bin/python prefix
+  if [[ -n $PYTHON ]]; then
+    python_fits "$PYTHON" && command -v "$PYTHON"
+    return
+  fi
+  if command -v conda >/dev/null; then
+    python=$(conda run -n "$CONDA_ENV" python -c 'import sys; print(sys.executable)' 2>/dev/null) || python=$VENV/bin/python
+  fi
+  python_fits "$python" || return 1
+  prefix=$("$python" -c 'import sys; print(sys.prefix)')
+  [[ -e $prefix/ga_layer_search.run ]] && echo "$python"
 }
 
 # Print what the installed state depends on, as one hash.
@@ -167,11 +198,36 @@ option_value() {
   echo "$value"
 }
 
-# Set PAIR to the name of the pair that the arguments say (--pair, --base, --donor), else the settings, else the GPU.
+# Is one of the options $1, which are separated by spaces, among the arguments after it?
+has_option() {
+  local wanted=" $1 " word
+  shift
+  for word; do
+    [[ $wanted != *" ${word%%=*} "* ]] || return 0
+  done
+  return 1
+}
+
+MODELS="--pair --base --donor"
+DEVICES="--gpu --gpus --cpu-workers --ray-address"
+IN_FILE=()
+
+# Set IN_FILE to the options that the file of --config stands for, where that is among the arguments.
+read_settings_file() {
+  local file
+  file=$(option_value --config "$@")
+  [[ -n $file ]] || return 0
+  file=$(tool model_preparation.pair_facts settings --config "$file") || exit
+  mapfile -t IN_FILE <<<"$file"
+}
+
+# Set PAIR to the name of the pair that the arguments say (--pair, --base, --donor), else the environment or config.sh,
+# else IN_FILE, else the GPU.
 choose_pair() {
-  local option value options=()
-  for option in --pair --base --donor; do
-    value=$(option_value "$option" "$@")
+  local option value options=() said=("$@")
+  [[ -n $PAIR$BASE$DONOR ]] || has_option "$MODELS" "$@" || said=("${IN_FILE[@]}")
+  for option in $MODELS; do
+    value=$(option_value "$option" "${said[@]}")
     [[ -z $value ]] || options+=("$option" "$value")
   done
   PAIR=$(PAIR=$PAIR BASE=$BASE DONOR=$DONOR tool model_preparation.pair_facts name "${options[@]}") || exit
@@ -190,33 +246,30 @@ layers_dir_for() {
   echo "$folder"
 }
 
-# Is one of the options $1, which are separated by spaces, among the arguments after it?
-has_option() {
-  local wanted=" $1 " word
-  shift
-  for word; do
-    [[ $wanted != *" ${word%%=*} "* ]] || return 0
-  done
-  return 1
-}
-
-# Become a search with the arguments given; a later one of the same name wins. It writes to results/real_<timestamp>.
+# Become a search: become_search PRESET [ARGUMENT...]; a later argument of the same name wins, and the preset is behind
+# all that is said. It writes to results/real_<timestamp>.
 # A signal to the script then is a signal to the search, which stops in good order.
+# The settings of a file (--config) stand behind the arguments and behind PAIR, BASE, DONOR and GPUS.
 become_search() {
+  local preset=$1
+  shift
+  read_settings_file "$@"
+  has_option --preset "${IN_FILE[@]}" || set -- --preset "$preset" "$@"
   # An evaluator of one's own brings its model along, and who joins a run takes everything from there.
-  if ! has_option "--evaluator --join" "$@"; then
-    if ! has_option "--gpu --gpus --cpu-workers --ray-address" "$@"; then
+  if ! has_option "--evaluator --join" "${IN_FILE[@]}" "$@"; then
+    if ! has_option "$DEVICES" "$@"; then
       case $GPUS in
+        auto) ;;
         *,*) set -- --gpus "$GPUS" "$@" ;;
         *) set -- --gpu "$GPUS" "$@" ;;
       esac
     fi
-    if ! has_option "--pair --base --donor" "$@"; then
+    if ! has_option "$MODELS" "$@"; then
       choose_pair "$@"
       set -- --pair "$PAIR" "$@"
     fi
   fi
-  ! has_option "--gpus --cpu-workers --ray-address" "$@" || set_up cluster
+  ! has_option "--gpus --cpu-workers --ray-address" "${IN_FILE[@]}" "$@" || set_up cluster
   become_tool genetic_algorithm.run_search "$@"
 }
 

@@ -19,8 +19,15 @@ Every option of the search may follow and wins over the above, for instance
   --strategy NAME    another way to search: ga-original, scan, beam, ...
   --seed N           another random draw
   --output-dir DIR   where results go
+  --config FILE      settings in a file, or those of a search whose folder FILE is; --print-config prints them all
   --dry-run          print what would be done, and how long it would take
 All of them: python -m genetic_algorithm.run_search --help
+Options win over the settings below, those over --config, that over the preset.
+
+examples:
+  scripts/run_full_search_fast.sh --pair tiny --dry-run
+  scripts/run_full_search_fast.sh --pair llamba-8b --max-hours 12 --output-dir results/mine
+  scripts/run_full_search_fast.sh --pair tiny --seed 3 --print-config
 
 Settings (config.sh; the environment wins): PAIR BASE DONOR GPUS PYTHON CONDA_ENV VENV TORCH_INDEX_URL
 EOF
@@ -30,4 +37,4 @@ case ${1:-} in -h | --help) usage && exit ;; esac
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/lib.sh"
 set_up run
-become_search --preset full --population 40 --generations 20 --fast-limit 20 --full-limit none "$@"
+become_search full "$@"

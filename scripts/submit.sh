@@ -107,11 +107,12 @@ fi
 command -v sbatch >/dev/null || die "no sbatch on PATH; submit where SLURM is (without SLURM: scripts/run_full_search_fast.sh)"
 if [[ -z ${CONTAINER:-} ]]; then
   set_up run
+  [[ $kind == checkpoint ]] || read_settings_file "${rest[@]}"
   if [[ $file == *multinode* || ($file == */search* && ${given[--gpus]:-1} =~ (^|:)([2-9]|[1-9][0-9]+)$) || $GPUS == *,* ]] ||
-    has_option "--gpus --cpu-workers --ray-address" "${rest[@]}"; then
+    has_option "--gpus --cpu-workers --ray-address" "${IN_FILE[@]}" "${rest[@]}"; then
     set_up cluster # compute nodes may have no network
   fi
-  if [[ -n $PAIR$BASE$DONOR || " ${rest[*]} " =~ \ --(pair|base|donor)[\ =] ]]; then
+  if [[ -n $PAIR$BASE$DONOR ]] || has_option "$MODELS" "${IN_FILE[@]}" "${rest[@]}"; then
     choose_pair "${rest[@]}"
     tool model_preparation.modelscope_utils --pair "$PAIR" >/dev/null
   fi
@@ -123,3 +124,5 @@ id=${submitted%%;*} # ID;CLUSTER where there are several
 echo "job $id"
 echo "follow it: tail -F $(printf %q "$PWD")/$log"
 echo "cancel it: scancel $id"
+last_line "submit.sh: job $id is in the queue; once it has begun: scripts/monitor_progress.sh" \
+  "submit.sh：作业 $id 已提交；开始运行后可查看进度：scripts/monitor_progress.sh"

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in processes that tests start
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.pop("GA_LANGUAGE", None)  # which a script that runs the tests sets
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; tests of Ctrl-C need it
     signal.signal(signal.SIGINT, signal.default_int_handler)

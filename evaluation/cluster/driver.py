@@ -190,8 +190,8 @@ class ClusterEvaluator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End all workers."""
-        self.close()
+        """End all workers; who interrupts does not wait for that."""
+        self._pool.close(at_once=kind is not None and issubclass(kind, KeyboardInterrupt))
 
     # --- workers ---
 

@@ -67,5 +67,5 @@ class Pool(Protocol):
     def announce(self, path: Path) -> None:
         """Write down where other hosts can join, if they can; the file goes when the pool is closed."""
 
-    def close(self) -> None:
-        """End all workers, and whatever was started for them."""
+    def close(self, *, at_once: bool = False) -> None:
+        """End all workers, and whatever was started for them; `at_once`, without waiting until they have ended."""

@@ -221,10 +221,13 @@ class RayPool:
             with contextlib.suppress(Exception):  # it may be dead
                 self._ray.kill(actor)
 
-    def close(self) -> None:
-        """Leave the cluster; one of our own ends."""
+    def close(self, *, at_once: bool = False) -> None:
+        """Leave the cluster; one of our own ends. `at_once` leaves that to the watch, for a process that ends now."""
         if self._announced is not None:
             self._announced.unlink(missing_ok=True)
+        if at_once and self._watch is not None:
+            self._watch.stdin.close()
+            return
         for worker in list(self._workers):
             self.dismiss(worker)
         if (ray := getattr(self, "_ray", None)) is not None:

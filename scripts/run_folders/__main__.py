@@ -71,23 +71,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         runs = find()
         if arguments.what == "results":
-            return show_results(runs, as_json=arguments.json)
+            code = show_results(runs, as_json=arguments.json)
+            if code == 0 and not arguments.json:
+                make = "model_preparation/create_best_checkpoints.sh --from-result RUN/search_result_*.json"
+                _last_line(f"make checkpoints of what was found: {make}", f"为搜索结果生成 checkpoint：{make}")
+            return code
         is_fixed = arguments.runs or not arguments.all  # the newest one stays what is watched
-        return show_progress(
+        code = show_progress(
             (lambda: runs) if is_fixed else find,
             once=arguments.once,
             interval_s=arguments.interval,
             as_json=arguments.json,
             as_table=arguments.all or len(runs) > 1,
         )
+        if not arguments.json:
+            show = "scripts/check_results.sh"
+            _last_line(f"what was found: {show}", f"查看搜索结果：{show}")
+        return code
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        _last_line("stopped watching; the search goes on", "已停止查看，搜索仍在运行")
         return 130
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _last_line(english: str, chinese: str) -> None:
+    """What comes next, in the language that scripts/lib.sh chose by the locale."""
+    if language := os.environ.get("GA_LANGUAGE"):
+        print(chinese if language == "zh" else english, file=sys.stderr)
 
 
 def _interval(text: str) -> float:

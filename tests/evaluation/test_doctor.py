@@ -18,6 +18,7 @@ from evaluation import doctor
 from evaluation.entry import run_tool
 from evaluation.errors import EvaluationError
 from evaluation.memory import Machine, Sizes
+from model_preparation.hubs import reach
 from models.errors import ModelError
 from models.pairs import PAIRS, Pair
 
@@ -36,6 +37,7 @@ def apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("PAIR", "BASE", "DONOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GA_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(reach, "ask", lambda places: dict.fromkeys(places, "not in this test"))
     monkeypatch.setattr(doctor, "matrix_rate", lambda *_: 2e12)
 
 

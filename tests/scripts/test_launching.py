@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from genetic_algorithm.config import PRESETS
 from models.pairs import make_pair
 
 from .conftest import ROOT, Run
@@ -22,8 +23,8 @@ def modules_run(tmp_path: Path) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("script", "preset"),
     [
-        ("quick_test_real.sh", "--population 20 --generations 15 --fast-limit 10 --full-limit 50"),
-        ("run_full_search_fast.sh", "--preset full --population 40 --generations 20 --fast-limit 20 --full-limit none"),
+        ("quick_test_real.sh", "quick"),
+        ("run_full_search_fast.sh", "full"),
     ],
 )
 def test_searches_have_their_presets_and_pass_arguments_on(
@@ -32,8 +33,51 @@ def test_searches_have_their_presets_and_pass_arguments_on(
     given = ["--seed", "7", "--output-dir", "some where", "--generations", "3"]
     done = run(f"./{script}", *given, cwd=clone / "scripts", PYTHON=str(recorder), PAIR="tiny")
     assert done.returncode == 0, done.stderr
-    expected = ["--pair", "tiny", "--gpu", "auto", *preset.split(), *given]
+    expected = ["--pair", "tiny", "--preset", preset, *given]
     assert modules_run(tmp_path) == [["genetic_algorithm.run_search", *expected]]
+
+
+def test_the_presets_of_the_scripts_are_what_they_say() -> None:
+    told = ("population", "generations", "fast_limit", "full_limit", "max_passes")
+    quick, full = (PRESETS[name]() for name in ("quick", "full"))
+    assert [getattr(quick, name) for name in told] == [20, 15, 10, 50, 6]
+    assert [getattr(full, name) for name in told] == [40, 20, 20, None, 16]
+
+
+@pytest.mark.parametrize(
+    ("file", "environment", "added"),
+    [
+        ("seed: 3", {}, ["--pair", "*", "--preset", "quick"]),
+        ("pair: llamba-1b", {}, ["--pair", "llamba-1b", "--preset", "quick"]),
+        ("{pair: llamba-1b, preset: full}", {}, ["--pair", "llamba-1b"]),
+        ("{base: a/b, donor: c/d, gpu: 1}", {"PAIR": "tiny"}, ["--pair", "tiny", "--preset", "quick"]),
+        ("{pair: tiny, gpu: 1}", {"GPUS": "0"}, ["--pair", "tiny", "--gpu", "0", "--preset", "quick"]),
+        ("{evaluator: 'a:b'}", {"GPUS": "0", "PAIR": "tiny"}, ["--preset", "quick"]),
+    ],
+)
+def test_settings_in_a_file_stand_behind_the_environment_and_before_the_preset(
+    file: str, environment: dict[str, str], added: list[str], clone: Path, run: Run, recorder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "my settings").write_text(file)
+    given = ["--config", "my settings", "--generations", "3"]
+    done = run(clone / "scripts" / "quick_test_real.sh", *given, PYTHON=str(recorder), **environment)
+    assert done.returncode == 0, done.stderr
+    (search,) = modules_run(tmp_path)
+    found = search[1:]
+    if "*" in added:  # by the GPU of this machine
+        added = [found[1] if word == "*" else word for word in added]
+    assert found == [*added, *given]
+
+
+def test_settings_that_cannot_be_end_the_script_with_one_line(
+    clone: Path, run: Run, recorder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "settings").write_text("seeds: 3")
+    done = run(clone / "scripts" / "quick_test_real.sh", "--config=settings", PYTHON=str(recorder))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "settings, line 1: there is no setting 'seeds'; the nearest is 'seed'" in done.stderr
+    assert not modules_run(tmp_path)
 
 
 def test_an_evaluator_of_ones_own_needs_neither_pair_nor_device(

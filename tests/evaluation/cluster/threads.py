@@ -71,7 +71,7 @@ class ThreadPool:
     def announce(self, path: Path) -> None:
         """Nobody can join threads."""
 
-    def close(self) -> None:
+    def close(self, *, at_once: bool = False) -> None:
         self.is_closed = True
         for worker in list(self.alive):
             self.dismiss(worker)
