@@ -14,6 +14,10 @@ for the bundled pair, within 0.01 accuracy of the best of all layer sets.
   --base MODEL   another base, --donor MODEL another donor: a folder or a hub id
   --seed N       of the search [0]
 
+examples:
+  ./DEPLOY_TEST.sh
+  ./DEPLOY_TEST.sh --pair tiny --seed 3
+
 Settings (config.sh; the environment wins): PAIR BASE DONOR GPUS PYTHON CONDA_ENV VENV TORCH_INDEX_URL
 EOF
 }

@@ -21,6 +21,10 @@ Options of docker that matter:
   -v "$PWD/extracted_llama_layers:/app/extracted_llama_layers"
   -v ga-cache:/cache                   downloaded models (HF_HOME, MODELSCOPE_CACHE) and other caches
   --gpus all                           use the GPUs
+
+examples:
+  docker run --rm IMAGE --pair tiny
+  docker run --rm --gpus all -v "$PWD/results:/app/results" IMAGE scripts/run_full_search_fast.sh --pair llamba-8b
 EOF
 }
 case ${1:---help} in

@@ -11,13 +11,19 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses arguments in one line, not below a screen of usage."""
+    """Refuses arguments in one line, not below a screen of usage; its help ends with `examples`, which all run."""
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **options: Any) -> None:
+        if examples:
+            options["epilog"] = "\n  ".join(("examples:", *examples))
+            options["formatter_class"] = argparse.RawDescriptionHelpFormatter
+        super().__init__(*args, **options)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and end with exit code 2; of a flag that is unknown, also which is the nearest."""

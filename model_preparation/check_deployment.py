@@ -90,7 +90,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="check_deployment.py", description=(__doc__ or "").split("\n", 1)[0])
+    parser = Parser(
+        prog="check_deployment.py",
+        description=(__doc__ or "").split("\n", 1)[0],
+        examples=(
+            "python -m model_preparation.check_deployment --pair tiny --result R --checkpoint D --checkpoint_test T",
+        ),
+    )
     add = parser.add_argument
     add("--pair", required=True, metavar="NAME", help="that was searched")
     add("--result", type=Path, required=True, metavar="FILE", help="search_result_*.json")

@@ -18,6 +18,10 @@ A checkpoint that is there is kept. Where one cannot be made the others still ar
   --formats LIST          of safetensors,state_dict,model [all for weights up to 4 GB, else safetensors]
   --force                 make those again that are there
 
+examples:
+  model_preparation/create_best_checkpoints.sh --pair tiny --formats safetensors
+  model_preparation/create_best_checkpoints.sh --from-result results/mine/search_result_1.json
+
 Settings (config.sh; the environment wins): PAIR BASE DONOR PYTHON CONDA_ENV VENV TORCH_INDEX_URL
 EOF
 }

@@ -168,7 +168,15 @@ def _mmlu(found: dict[str, Any] | None) -> float | None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="create_replaced_model_checkpoint.py", description=(__doc__ or "").split("\n", 1)[0])
+    parser = Parser(
+        prog="create_replaced_model_checkpoint.py",
+        description=(__doc__ or "").split("\n", 1)[0],
+        examples=(
+            "python create_replaced_model_checkpoint.py --layers 11 13 17 21 --output_dir ../model_checkpoints/best",
+            "python create_replaced_model_checkpoint.py --from_result result.json --output_dir ../best",
+            "python -m model_preparation.create_replaced_model_checkpoint --pair tiny --layers 0 2 --output_dir new",
+        ),
+    )
     add = parser.add_argument
     add("--layers", type=layer, nargs="*", metavar="I", help="layers that become the donor's, 0-based")
     add("--from_result", "--from-result", type=Path, metavar="FILE", help="layers from a search_result_*.json")

@@ -232,7 +232,15 @@ def _copy_companions(donor: Path, output_dir: Path) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="extract_layers.py", description=(__doc__ or "").split("\n", 1)[0])
+    parser = Parser(
+        prog="extract_layers.py",
+        description=(__doc__ or "").split("\n", 1)[0],
+        examples=(
+            "python model_preparation/extract_layers.py --model_name llama --output_dir extracted_llama_layers",
+            "python -m model_preparation.extract_layers --pair tiny --output_dir tiny_layers",
+            "python -m model_preparation.extract_layers --output_dir tiny_layers --verify",
+        ),
+    )
     parser.add_argument(
         "--model_name",
         "--model-name",

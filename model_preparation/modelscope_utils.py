@@ -104,7 +104,15 @@ def get_model_modelscope(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Download a pair, or the one model that is named, and print where it is, as JSON."""
-    parser = Parser(prog="modelscope_utils.py", description="Download a pair or one model; say where it lies.")
+    parser = Parser(
+        prog="modelscope_utils.py",
+        description="Download a pair or one model; say where it lies.",
+        examples=(
+            "python -m model_preparation.modelscope_utils --list",
+            "python -m model_preparation.modelscope_utils --pair llamba-8b",
+            "python -m model_preparation.modelscope_utils --pair tiny --offline",
+        ),
+    )
     add_pair_options(parser)
     parser.add_argument("--offline", action="store_true", help="only look; download nothing")
     parser.add_argument("--list", action="store_true", help="only tell which pairs there are")

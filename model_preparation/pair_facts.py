@@ -26,7 +26,14 @@ from models.pairs import Pair
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print one fact on one line; of `settings`, the flags that a file stands for, one a line."""
-    parser = Parser(prog="pair_facts.py", description=(__doc__ or "").split("\n", 1)[0])
+    parser = Parser(
+        prog="pair_facts.py",
+        description=(__doc__ or "").split("\n", 1)[0],
+        examples=(
+            "python -m model_preparation.pair_facts name --base ./my_llamba --donor ./my_llama",
+            "python -m model_preparation.pair_facts settings --config mine.yaml",
+        ),
+    )
     facts = {"name": _name, "donor": _donor, "one_layer": _one_layer, "unseen_questions": _unseen_questions}
     parser.add_argument("fact", choices=(*facts, "settings"), help="which one")
     add_pair_options(parser, otherwise="by the GPU")

@@ -63,7 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="test_specific_combination.py", description=(__doc__ or "").split("\n", 1)[0])
+    parser = Parser(
+        prog="test_specific_combination.py",
+        description=(__doc__ or "").split("\n", 1)[0],
+        examples=(
+            "python model_preparation/test_specific_combination.py --layers 17 --gpu_id 0 --limit 10",
+            "python -m model_preparation.test_specific_combination --pair tiny --layers 2 9 --limit 250",
+        ),
+    )
     add = parser.add_argument
     add("--layers", type=layer, nargs="+", required=True, metavar="I", help="layers that run the donor's block")
     add("--gpu_id", "--gpu", default="auto", metavar="N|cpu|auto", help="device [auto: GPU 0, else the CPU]")

@@ -8,6 +8,9 @@ usage: PYTHON=... scripts/check.sh [PYTEST_ARGUMENT...]
 
 What `make check` and scripts/run_tests.sh run; it changes no files. PYTHON [python3] must have what
 requirements-dev.txt lists; scripts/run_tests.sh sees to that.
+
+examples:
+  PYTHON=.venv/bin/python scripts/check.sh tests/scripts
 EOF
 }
 case ${1:-} in -h | --help) usage && exit ;; esac

@@ -11,6 +11,10 @@ Makes the environment ready where it is not, then a checkpoint of base and donor
 search's result. A stopped run is gone on with by the same command. All options, once the environment is there:
 python model_preparation/create_replaced_model_checkpoint.py --help
 
+examples:
+  scripts/create_checkpoint.sh --pair tiny --layers 0 2 4 5 --output_dir model_checkpoints/best_4layer
+  scripts/create_checkpoint.sh --from_result results/mine/search_result_1.json --output_dir model_checkpoints/best
+
 Settings (config.sh; the environment wins): PAIR BASE DONOR PYTHON CONDA_ENV VENV TORCH_INDEX_URL
 EOF
 }

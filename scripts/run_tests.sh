@@ -7,7 +7,11 @@ usage() {
 usage: scripts/run_tests.sh [PYTEST_ARGUMENT...]
 
 Makes the environment ready where it is not (see config.sh), then runs what `make check` runs: format, lint, types,
-shell scripts, Dockerfile, tests. Arguments go to pytest, for instance: scripts/run_tests.sh tests/models -k cache
+shell scripts, Dockerfile, tests. Arguments go to pytest.
+
+examples:
+  scripts/run_tests.sh
+  scripts/run_tests.sh tests/models -k cache
 EOF
 }
 case ${1:-} in -h | --help) usage && exit ;; esac

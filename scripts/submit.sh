@@ -24,6 +24,7 @@ All other options, and all after --, go to the search (python -m genetic_algorit
 create_replaced_model_checkpoint.py. Relative paths are as seen from here;
 so is the log, slurm-JOB.out.
 
+examples:
   scripts/submit.sh --pair tiny --dry-run
   scripts/submit.sh --pair llamba-8b --gpus 4 --time 12:00:00 --partition gpu --account lab
   scripts/submit.sh --pair llamba-8b --gpus 8 --nodes 4
