@@ -79,8 +79,7 @@ def anchors(text: str) -> set[str]:
 def links(text: str) -> Iterator[str]:
     """Targets of links and pictures."""
     without_code = re.sub(r"`[^`]*`", "", prose(text))
-    for target in re.findall(r"\]\(([^()\s]*(?:\([^()\s]*\)[^()\s]*)*)(?: \"[^\"]*\")?\)", without_code):
-        yield target
+    yield from re.findall(r"\]\(([^()\s]*(?:\([^()\s]*\)[^()\s]*)*)(?: \"[^\"]*\")?\)", without_code)
 
 
 def page_of(target: str, page: Path) -> Path:

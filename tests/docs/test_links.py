@@ -27,7 +27,8 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 def test_anchors_are_those_that_github_makes() -> None:
-    page = "# A `b` c!\n## 快速开始：十分钟\n## Twice\n## Twice\n### [Linked](x.md), and more\n```\n# not one\n```\n## a_b -- c\n"
+    page = "# A `b` c!\n## 快速开始：十分钟\n## Twice\n## Twice\n### [Linked](x.md), and more\n## a_b -- c\n"
+    page += "```\n# not one\n```\n"
     assert anchors(page) == {"a-b-c", "快速开始十分钟", "twice", "twice-1", "linked-and-more", "a_b----c"}
 
 

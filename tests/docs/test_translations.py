@@ -42,8 +42,7 @@ def test_links_lead_to_the_same_places(english: str, chinese: str) -> None:
     back = {other: name for name, other in TRANSLATIONS.items()}
 
     def targets(name: str) -> set[str]:
-        pages = {target.partition("#")[0] for target in links(read(name))} - {"", *TRANSLATIONS, *back}
-        return pages
+        return {target.partition("#")[0] for target in links(read(name))} - {"", *TRANSLATIONS, *back}
 
     assert targets(chinese) == targets(english)
 
@@ -51,7 +50,9 @@ def test_links_lead_to_the_same_places(english: str, chinese: str) -> None:
 @pytest.mark.parametrize(("english", "chinese"), TRANSLATIONS.items())
 def test_they_have_the_same_parts(english: str, chinese: str) -> None:
     def levels(name: str) -> list[int]:
-        return [len(marks) for marks in re.findall(r"^(#+) ", re.sub(r"```.*?```", "", read(name), flags=re.DOTALL), re.M)]
+        return [
+            len(marks) for marks in re.findall(r"^(#+) ", re.sub(r"```.*?```", "", read(name), flags=re.DOTALL), re.M)
+        ]
 
     assert levels(chinese) == levels(english)
 
