@@ -1,10 +1,10 @@
 """Every command and snippet in the documents does what it says.
 
 README.md is walked in a copy of the project, block by block, in every run of the tests, less what takes long and is run
-by other tests, too. With GA_INTEGRATION=1 all of it is, and the other documents: that takes minutes. What cannot run here
-(a hub, a GPU, SLURM, docker) or makes an environment is understood all the same: the file exists, and the tool's own
-parser takes the words. A document in another language holds the same commands (test_translations.py), the one page only
-commands of the guide.
+by other tests, too. With GA_INTEGRATION=1 all of it is, and the other documents: that takes minutes. What cannot run
+here (a hub, a GPU, SLURM, docker) or makes an environment is understood all the same: the file exists, and the tool's
+own parser takes the words. A document in another language holds the same commands (test_translations.py), the one page
+only commands of the guide.
 """
 
 from __future__ import annotations
