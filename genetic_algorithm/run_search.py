@@ -225,12 +225,12 @@ def _search(job: Job, evaluator: Evaluator, search: Search, opened: run_folder.O
             document = told(search.outcome, seconds=seconds)
             report.finish()
             run_folder.write_json(paths.result, document)
+            report.draw()
             found = _last_line(paths, document)
             watching.finish(found["question_evaluations"], {**found, "layers": str(search.outcome.final[0])})
         for line in result.table(document):
             _log.info("%s", line)
         _warn_of_failures(search)
-        report.draw()
         _log.info("result: %s", paths.result)
         if paths.report.exists():
             _log.info("report: %s", paths.report)

@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """Besides itself; entry points wire packages together, but only inside functions."""
 ENTRY_POINTS = {
     "evaluation/doctor.py",
+    "genetic_algorithm/report/__main__.py",
     "genetic_algorithm/run_search.py",
     "genetic_algorithm/wiring.py",
     "models/tiny_pair/__main__.py",
@@ -87,7 +88,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 def test_the_search_loads_no_torch() -> None:
     paths = [path.relative_to(ROOT).with_suffix("") for path in tracked("genetic_algorithm/*.py")]
     modules = ", ".join(".".join(path.parts) for path in paths if path.name != "__init__")
-    heavy = "{'torch', 'transformers', 'lm_eval', 'datasets'}"
+    heavy = "{'torch', 'transformers', 'lm_eval', 'datasets', 'matplotlib'}"
     done = run_python(f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))")
     assert done.stdout == "[]\n", done.stderr
 

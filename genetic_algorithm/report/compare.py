@@ -10,8 +10,10 @@ from genetic_algorithm.progress import spell_seconds
 from genetic_algorithm.report import plot_progress
 from genetic_algorithm.report.page import measure_of, page
 from genetic_algorithm.report.reading import RunDocuments, damage_told
-from genetic_algorithm.report.sections import CHOSE, figure, flattened
+from genetic_algorithm.report.sections import flattened
+from genetic_algorithm.report.sections_drawn import figure
 from genetic_algorithm.report.words import (
+    CHOSE,
     NONE,
     Measure,
     count,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import re
 import warnings
 from collections.abc import Callable
@@ -62,6 +63,7 @@ def drawn(name: str, alt: str, height: float, draw: Callable[[Any], None]) -> st
     Raises:
         ImportError: if matplotlib is not installed.
     """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its caches
     import matplotlib  # late: slow to import, and a page without drawings needs none
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

@@ -7,22 +7,22 @@ from collections.abc import Callable
 from typing import Any
 
 from genetic_algorithm.progress import spell_seconds
-from genetic_algorithm.report import sections
+from genetic_algorithm.report import sections, sections_drawn
 from genetic_algorithm.report.reading import RunDocuments, damage_told
 from genetic_algorithm.report.style import STYLE
-from genetic_algorithm.report.words import Measure, count, escaped, layers_of, signed, with_error
+from genetic_algorithm.report.words import CHOSE, Measure, count, escaped, layers_of, signed, with_error
 
 RELOAD_S = 60
 """After which a page of a search that goes on loads itself anew."""
 _SECTIONS: tuple[tuple[str, Callable[[RunDocuments, Measure], str]], ...] = (
     ("What was asked", sections.asked),
     ("What was found", sections.found),
-    ("Convergence", sections.convergence),
-    ("What more layers bring", sections.layer_counts),
-    ("Which layers matter", sections.layers),
-    ("Patterns that good sets share", sections.patterns),
-    ("Subject by subject", sections.subjects),
-    ("The winner beside its rivals", sections.rivals),
+    ("Convergence", sections_drawn.convergence),
+    ("What more layers bring", sections_drawn.layer_counts),
+    ("Which layers matter", sections_drawn.layers),
+    ("Patterns that good sets share", sections_drawn.patterns),
+    ("Subject by subject", sections_drawn.subjects),
+    ("The winner beside its rivals", sections_drawn.rivals),
     ("Time and questions", sections.cost),
     ("Sets that failed", sections.failures),
     ("The checkpoint", sections.checkpoint),
@@ -119,7 +119,7 @@ def _facts(run: RunDocuments, measure: Measure) -> str:
         if held:
             where = f"hold-out, {count(entry['holdout_questions'])} questions"
         else:
-            where = f"{count(entry['questions'])} {sections.CHOSE}"
+            where = f"{count(entry['questions'])} {CHOSE}"
         facts.append((f"{measure.short} of the {name}", with_error(*(held or measure.chosen(entry))), where))
     versus = [one for one in run.result["comparisons"] if not one["against"]]
     for one in versus:

@@ -31,8 +31,8 @@ def is_clear(effect: Effect) -> bool:
     return abs(effect[1]) > Z95 * effect[2]
 
 
-def darkest(data: dict[str, Any]) -> float:
-    """The interaction that is drawn darkest: the largest, but no less than what could be told from 0."""
+def strongest(data: dict[str, Any]) -> float:
+    """The interaction that is drawn strongest: the largest, but no less than what could be told from 0."""
     effects = pairs(data)
     if not effects:
         return 1.0
@@ -81,7 +81,7 @@ def layers(data: dict[str, Any]) -> str:
 def interactions(data: dict[str, Any]) -> str:
     """What each pair of layers adds beyond its two effects, as a heat map; signs where that is told from 0."""
     effects, num_layers = pairs(data), data["num_layers"]
-    largest = darkest(data)
+    largest = strongest(data)
     clear = sorted((effect for effect in effects if is_clear(effect)), key=lambda e: -abs(e[1]))
 
     def draw(figure: Any) -> None:
@@ -90,7 +90,7 @@ def interactions(data: dict[str, Any]) -> str:
         for (low, high), mean, _ in effects:
             colour = BLUE if mean > 0 else RUST
             cells[high, low, :3] = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-            cells[high, low, 3] = 0.04 + 0.86 * abs(mean) / largest
+            cells[high, low, 3] = 0.04 + 0.6 * abs(mean) / largest  # signs stay readable on it
         axes.imshow(cells, interpolation="none", origin="upper", aspect="equal")
         unknown = sorted({*combinations(range(num_layers), 2)} - {effect[0] for effect in effects})
         dots = np.array([[(low - 0.02, high), (low + 0.02, high), (np.nan, np.nan)] for low, high in unknown])

@@ -101,8 +101,8 @@ def convergences(name: str, curves: Sequence[Curve], measure: Measure) -> str:
             colour = (BLUE, RUST, INK, MUTED)[i % 4]
             low, high = ([v + side * Z95 * e for v, e in zip(value, error, strict=True)] for side in (-1, 1))
             axes.fill_between(done, low, high, step="post", color=colour, alpha=0.1, lw=0)
-            axes.step(done, value, where="post", color=colour, linestyle=_STYLES[i % len(_STYLES)], label=one.label)
-            axes.plot(done[-1], value[-1], color=colour, marker=_MARKERS[i % len(_MARKERS)], markersize=6)
+            style = {"linestyle": _STYLES[i % len(_STYLES)], "marker": _MARKERS[i % len(_MARKERS)], "markevery": [-1]}
+            axes.step(done, value, where="post", color=colour, label=one.label, **style)
         axes.set(xlabel="question-evaluations", ylabel=measure.label, xlim=(0, None))
         _thousands(axes)
         figure.legend(loc="outside lower left", ncols=1)

@@ -12,6 +12,8 @@ from genetic_algorithm.intervals import Z95
 
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 """Where there is no number, and before negative ones."""
+CHOSE = "questions that chose"
+"""Those of the search, as against the hold-out."""
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 

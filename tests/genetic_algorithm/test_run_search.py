@@ -33,7 +33,8 @@ def test_a_run_leaves_config_log_journal_and_result(tmp_path: Path, capsys: pyte
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     stamp = json.loads((folder / "config.json").read_text())["timestamp"]
     names = {"config.json", "journal.jsonl", f"search_log_{stamp}.txt", f"search_result_{stamp}.json"}
-    assert {path.name for path in folder.iterdir()} == names
+    assert {path.name for path in folder.iterdir()} == names | {"report.html", "report.json"}
+    assert last["report"] == str(folder / "report.html")
 
     result = json.loads((folder / f"search_result_{stamp}.json").read_text())
     final = result["final_results"]

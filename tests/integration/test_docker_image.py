@@ -113,6 +113,7 @@ def test_alone_it_runs_the_main_job_and_the_results_are_the_callers(
     assert owners(results) == owners(checkpoints) == {CALLER}
     (run,) = results.glob("deploy_*")
     best = result_in(run)["final_results"][0]["layers"]
+    assert '<svg viewBox="' in (run / "report.html").read_text(encoding="utf-8")
 
     seen = engine.run(*as_caller, "-v", f"{results}:/app/results:ro", IMAGE, "scripts/check_results.sh", "--all")
     assert seen.returncode == 0, seen.stderr

@@ -330,10 +330,15 @@ def test_a_result_is_shown_with_what_it_establishes(folder: Path, capsys: pytest
     assert lines[2].split() == ["1", "2+9", "0.7900", "0.8000", "0.0200", "400", "0.7800"]
     assert lines[3].split() == ["base", "none", "-", "0.4000", "0.0500", "96", "-"]
     assert [line.strip() for line in lines[4:6]] == ["rank: by the estimate.", "2+9 it is."]
+    assert not lines[6].startswith("  report")
+    (folder / "report.html").touch()
+    assert main(["results", str(folder)]) == 0
+    assert f"  report: {folder / 'report.html'}\n" in capsys.readouterr().out
     assert main(["results", "--json", str(folder)]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     (found,) = json.loads(line)["finished"]
     assert (found["layers"], found["accuracy"], found["run"]) == ([2, 9], 0.8, str(folder))
+    assert found["report"] == str(folder / "report.html")
     assert (found["final_results"], found["conclusion"]) == (document["final_results"], "2+9 it is.")
     for name in ("ranked_by", "conclusion"):
         del document[name]  # as in results of before there were these

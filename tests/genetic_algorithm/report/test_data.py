@@ -11,7 +11,7 @@ import pytest
 from genetic_algorithm import LayerSet
 from genetic_algorithm.intervals import Z95
 from genetic_algorithm.report.effects import MOST_OBSERVATIONS, expected, fitted
-from genetic_algorithm.report.plot_layers import darkest, is_clear, pairs, singles
+from genetic_algorithm.report.plot_layers import is_clear, pairs, singles, strongest
 from genetic_algorithm.strategies import STRATEGIES
 from tests.genetic_algorithm.report.runs import CONFIG, Deep, Page, Told
 from tests.genetic_algorithm.simulator import Simulator
@@ -100,7 +100,7 @@ def test_what_no_set_held_has_no_effect_told() -> None:
     assert data["effects"]["singles"]["mean"][3] is None
     asked = {pair for layers in told.search.ledger.known for pair in combinations(layers.indices, 2)}
     assert {pair for pair, _, _ in pairs(data)} == asked
-    assert darkest(data) > 0
+    assert strongest(data) > 0
 
 
 def test_what_leaders_are_expected_to_have_is_on_the_scale_of_scores() -> None:
