@@ -64,7 +64,10 @@ def test_a_search_in_the_middle_of_an_evaluation(workers: list[str], tmp_path: P
     options = ["--pair", "tiny", *workers, "--max-passes", "3", "--output-dir", str(run)]
     search = [sys.executable, "-m", "genetic_algorithm.run_search", *options]
     process = start(*search)
-    wait_for(process, lambda: lines(run / "journal.jsonl") > 15)
+    wait_for(process, lambda: lines(run / "journal.jsonl") > 15 or process.poll() is not None)
+    if process.poll() is not None and "Ray does not start on this machine" in (process.communicate()[1]):
+        pytest.skip("this machine is too busy for Ray's daemons to come up")
+    assert process.poll() is None
     before = lines(run / "journal.jsonl")
     last = ctrl_c(process).splitlines()[-1]
     assert last == f"run_search: stopped; nothing is lost; resume with: {shlex.join(search)}"
