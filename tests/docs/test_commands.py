@@ -25,7 +25,17 @@ from tests.scripts.conftest import SETTINGS
 from tests.test_architecture import tracked
 from tests.test_examples import assert_is_understood
 
-from .documents import ROOT, TRANSLATIONS, WITH_COMMANDS, blocks, commands, one_page_commands, one_page_python, read
+from .documents import (
+    PAGES,
+    ROOT,
+    TRANSLATIONS,
+    WITH_COMMANDS,
+    blocks,
+    commands,
+    one_page_commands,
+    one_page_python,
+    read,
+)
 
 ELSEWHERE = {
     r"^git clone |^cd GA_Layer_Search$": "the copy of the project is the clone",
@@ -249,6 +259,13 @@ def check(words: list[str], understand: Callable[[str, list[str]], None]) -> Non
         assert not [word for word in ours if not (ROOT / word).exists()]
         arguments = [word.partition("=")[0] for before, word in itertools.pairwise(words) if before == "--build-arg"]
         assert not [one for one in arguments if f"ARG {one}" not in read("docker/Dockerfile")]
+
+
+def test_no_page_with_commands_is_left_out() -> None:
+    """ARCHITECTURE.md has tests of its own, what CONTRIBUTING.md tells is the checks, benchmarks are for their hardware."""
+    apart = {"ARCHITECTURE.md", "CONTRIBUTING.md", *TRANSLATIONS.values()}
+    pages = {page.name for page in PAGES if page.parent == ROOT and blocks(page.read_text(encoding="utf-8"), "bash")}
+    assert pages - apart == set(WITH_COMMANDS)
 
 
 def test_what_is_not_run_has_its_reason_and_each_reason_its_command() -> None:

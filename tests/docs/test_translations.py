@@ -62,3 +62,10 @@ def test_they_are_chinese(chinese: str) -> None:
     text = re.sub(r"```.*?```|`[^`]*`|\([^)]*\)", "", read(chinese), flags=re.DOTALL)
     letters, signs = len(re.findall(r"[a-z]{3,}", text)), len(re.findall(r"[一-鿿]", text))
     assert signs > 3 * letters
+
+
+@pytest.mark.parametrize("chinese", TRANSLATIONS.values())
+def test_chinese_lines_are_not_wrapped(chinese: str) -> None:
+    """Where a line ends within a paragraph, browsers show a space."""
+    text = re.sub(r"^```.*?^```$", "", read(chinese), flags=re.DOTALL | re.MULTILINE)
+    assert not re.findall(r"^[^#|\n].*\n[^-#|\d\s].*", text, re.MULTILINE)
