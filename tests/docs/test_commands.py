@@ -262,7 +262,7 @@ def check(words: list[str], understand: Callable[[str, list[str]], None]) -> Non
 
 
 def test_no_page_with_commands_is_left_out() -> None:
-    """ARCHITECTURE.md has tests of its own, what CONTRIBUTING.md tells is the checks, benchmarks are for their hardware."""
+    """ARCHITECTURE.md has tests of its own; CONTRIBUTING.md tells the checks; benchmarks are for their hardware."""
     apart = {"ARCHITECTURE.md", "CONTRIBUTING.md", *TRANSLATIONS.values()}
     pages = {page.name for page in PAGES if page.parent == ROOT and blocks(page.read_text(encoding="utf-8"), "bash")}
     assert pages - apart == set(WITH_COMMANDS)
