@@ -85,7 +85,8 @@ announce "a layer replacement: layer $one_layer"
 tool model_preparation.test_specific_combination --pair "$PAIR" --layers "$one_layer" --limit 50 --gpu_id "$gpu"
 
 announce "search"
-tool genetic_algorithm.run_search --pair "$PAIR" --gpu "$gpu" --seed "$seed" --output-dir "$run"
+# Without the language of last lines: the next step, which the search would name, is taken here.
+GA_LANGUAGE="" tool genetic_algorithm.run_search --pair "$PAIR" --gpu "$gpu" --seed "$seed" --output-dir "$run"
 results=("$run"/search_result_*.json)
 
 announce "a checkpoint of the best set found"
@@ -102,8 +103,9 @@ status=0
 tool model_preparation.check_deployment --pair "$PAIR" --result "${results[0]}" \
   --checkpoint "$checkpoint" --checkpoint_test "$run/checkpoint_test.json" --seconds "$SECONDS" || status=$?
 if ((status == 0)); then
-  last_line "DEPLOY_TEST.sh: passed; the checkpoint is $checkpoint, its README.txt says how to load it" \
-    "DEPLOY_TEST.sh：全部通过；checkpoint 位于 $checkpoint，加载方法见其中的 README.txt"
+  report=$run/report.html
+  last_line "DEPLOY_TEST.sh: passed; the checkpoint is $checkpoint, its README.txt says how to load it; the report is $report" \
+    "DEPLOY_TEST.sh：全部通过；checkpoint 位于 $checkpoint，加载方法见其中的 README.txt；报告：$report"
 else
   last_line "DEPLOY_TEST.sh: not passed; the line above says why" "DEPLOY_TEST.sh：未通过，原因见上一行"
 fi

@@ -23,6 +23,7 @@ from tests.scripts.test_launching import modules_run
 __all__ = ["clone", "recorder", "run"]  # fixtures
 
 MODULES = [
+    "genetic_algorithm.report",
     "genetic_algorithm.run_search",
     "evaluation.doctor",
     "evaluation.surroundings",
@@ -74,7 +75,7 @@ def assert_is_understood(module: str, words: list[str], monkeypatch: pytest.Monk
         for name in ("parse_args", "parse_intermixed_args"):
             patch.setattr(argparse.ArgumentParser, name, understood(getattr(argparse.ArgumentParser, name)))
         patch.syspath_prepend(str(ROOT / "scripts"))
-        is_package = module in ("models.tiny_pair", "run_folders")
+        is_package = module in ("models.tiny_pair", "run_folders", "genetic_algorithm.report")
         main = importlib.import_module(f"{module}.__main__" if is_package else module).main
         with pytest.raises(Parsed):
             main(words)
