@@ -25,6 +25,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+long_one = pytest.mark.skipif(
+    os.environ.get("GA_INTEGRATION") != "1", reason="takes long, and others test the like; set GA_INTEGRATION=1 for it"
+)
+"""Of tests that the checks of every day leave out."""
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with published reference outputs, which is no part of the project."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from genetic_algorithm import LayerSet, SearchSpace
+from tests.conftest import long_one
 from tests.genetic_algorithm.simulator import NUM_LAYERS, Simulator
 from tests.genetic_algorithm.strategies.driving import SPACE, drive, start
 
@@ -64,7 +65,9 @@ def test_there_is_an_example_of_each() -> None:
     assert set(EXAMPLES) == {"strategy", "pair", "task", "evaluator"}
 
 
-@pytest.mark.parametrize("kind", EXAMPLES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=long_one) if kind in ("pair", "task") else kind for kind in EXAMPLES]
+)
 def test_each_is_one_file_of_few_lines_and_runs_as_it_stands(kind: str, tmp_path: Path) -> None:
     assert len(EXAMPLES[kind].text.splitlines()) <= MOST_LINES
     done = run(tmp_path, kind)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from models.pairs import PAIRS
+from tests.conftest import long_one
 from tests.model_preparation.hub_server import HubServer
 from tests.scripts.conftest import ROOT, without_settings
 
@@ -56,12 +57,16 @@ def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-@pytest.mark.parametrize("workers", [[], ["--cpu-workers", "2"]], ids=["one process", "two workers"])
+@pytest.mark.parametrize(
+    "workers",
+    [pytest.param([], id="one process"), pytest.param(["--cpu-workers", "2"], id="two workers", marks=long_one)],
+)
 def test_a_search_in_the_middle_of_an_evaluation(workers: list[str], tmp_path: Path) -> None:
     if workers:
         pytest.importorskip("ray")
     run = tmp_path / "a run"
-    options = ["--pair", "tiny", *workers, "--max-passes", "3", "--output-dir", str(run)]
+    few = ["--population", "8", "--generations", "2", "--fast-limit", "10", "--full-limit", "20", "--holdout", "0"]
+    options = ["--pair", "tiny", *workers, *few, "--output-dir", str(run)]
     search = [sys.executable, "-m", "genetic_algorithm.run_search", *options]
     process = start(*search)
     wait_for(process, lambda: lines(run / "journal.jsonl") > 15 or process.poll() is not None)

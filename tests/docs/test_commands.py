@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import long_one
 from tests.scripts.conftest import SETTINGS
 from tests.test_architecture import tracked
 from tests.test_examples import assert_is_understood
@@ -162,6 +163,7 @@ def walk(document: str, project: Path, environment: dict[str, str]) -> dict[str,
     return printed
 
 
+@long_one
 def test_the_readme_can_be_walked(project: Path, environment: dict[str, str]) -> None:
     printed = walk("README.md", project, environment)
     (answer,) = [text for block, text in printed.items() if "load_checkpoint.py" in block]

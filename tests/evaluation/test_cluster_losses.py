@@ -22,6 +22,7 @@ from evaluation.cluster.pool import Event, Lost, Replied, Started
 from evaluation.cluster.worker import Worker
 from evaluation.errors import EvaluationError
 from genetic_algorithm import LayerSet
+from tests.conftest import long_one
 from tests.genetic_algorithm.simulator import Simulator
 
 SETS = [LayerSet((2,)), LayerSet((2, 9)), LayerSet((0, 2, 9))]
@@ -62,7 +63,7 @@ class PoolWithoutProcesses:
 
     def announce(self, path: Path) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self, *, at_once: bool = False) -> None: ...
 
 
 def test_workers_that_are_lost_with_all_of_their_cluster_did_not_fail_to_start() -> None:
@@ -110,6 +111,7 @@ def test_a_host_that_is_told_to_leave_says_that_the_run_goes_on(tmp_path: Path) 
     assert (host.returncode, said) == (143, "run_search: stopped; the run goes on without this host\n")
 
 
+@long_one
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray: pip install 'ga-layer-search[cluster]'")
 def test_when_rays_daemon_of_this_host_dies_it_starts_again() -> None:
     from evaluation.cluster.ray_pool import RayPool

@@ -105,7 +105,7 @@ def test_an_unknown_task_of_a_mixture_is_named(cache_dir: Path, monkeypatch: pyt
 
 def given(words: list[str] | None) -> argparse.Namespace:
     unset = ("mmlu_dir", "layers_dir", "question_order", "num_fewshot", "batch_tokens", "fast_dtype", "memory", "dtype")
-    unset += ("gpus", "cpu_workers", "ray_address")
+    unset += ("gpus", "cpu_workers", "ray_address", "task_dir")
     return argparse.Namespace(tasks=words, gpu="cpu", **dict.fromkeys(unset))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.cluster import reaper
+from tests.conftest import long_one
 from tests.evaluation.cluster.threads import wait_for
 from tests.genetic_algorithm.conftest import CommandLine
 
@@ -124,6 +125,7 @@ def test_a_worker_that_is_killed_changes_nothing_and_only_this_host_is_listened_
         assert run.left_nothing()
 
 
+@long_one
 def test_a_killed_driver_leaves_nothing_and_resumes_to_the_same_result(module_line: CommandLine) -> None:
     with Run(module_line, "killed") as run:
         run.wait_for_answers(10)
@@ -135,7 +137,7 @@ def test_a_killed_driver_leaves_nothing_and_resumes_to_the_same_result(module_li
     assert module_line.result("killed") == module_line.result("alone")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=long_one)])
 def test_a_signal_ends_it_with_the_line_that_resumes_it(module_line: CommandLine, number: signal.Signals) -> None:
     with Run(module_line, number.name, ONE) as run:
         run.wait_for_answers(3)
@@ -146,9 +148,10 @@ def test_a_signal_ends_it_with_the_line_that_resumes_it(module_line: CommandLine
         assert last.startswith("run_search: stopped; nothing is lost; resume with: ")
         assert "--cpu-workers 1" in last
         assert "Traceback" not in stderr
-        assert run.left_nothing()
+        wait_for(run.left_nothing, 5)  # nobody waits for Ray's daemons to end
 
 
+@long_one
 def test_what_an_evaluator_raises_while_it_is_made_is_told_in_one_line(module_line: CommandLine) -> None:
     command = module_line.command(*ONE, out="none")
     command[command.index("--evaluator") + 1] += "_that_is_not_there"
