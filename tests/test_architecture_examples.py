@@ -66,7 +66,7 @@ def test_there_is_an_example_of_each() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=long_one) if kind in ("pair", "task") else kind for kind in EXAMPLES]
+    "kind", [kind if kind == "evaluator" else pytest.param(kind, marks=long_one) for kind in EXAMPLES]
 )
 def test_each_is_one_file_of_few_lines_and_runs_as_it_stands(kind: str, tmp_path: Path) -> None:
     assert len(EXAMPLES[kind].text.splitlines()) <= MOST_LINES

@@ -13,8 +13,10 @@ from evaluation.build import build_evaluator
 from evaluation.config import EvalConfig
 from genetic_algorithm import LayerSet
 from models.pairs import TINY_DIR, get_pair
+from tests.conftest import long_one
 
 
+@long_one
 def test_lm_eval_s_command_line_runs_the_tasks_from_anywhere(tmp_path: Path) -> None:
     pair = get_pair("tiny")
     command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--tasks", "tiny,tiny_heldout", "--limit", "4"]

@@ -14,6 +14,7 @@ from evaluation.build import task_source
 from evaluation.config import EvalConfig
 from models.errors import ModelError
 from models.pairs import TINY_DIR, HubModel, get_pair, make_pair, named_pair
+from tests.conftest import long_one
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,6 +115,7 @@ def tool(folder: Path, module: str, *arguments: str, **environment: str) -> subp
     return subprocess.run(command, cwd=folder, env=found, capture_output=True, text=True, check=False)
 
 
+@long_one
 def test_searches_and_checkpoints_take_it_from_option_and_environment(folder: Path) -> None:
     path = write(folder, WHOLE)
     few = ["--gpu", "cpu", "--population", "4", "--generations", "1", "--fast-limit", "4", "--full-limit", "8"]

@@ -103,8 +103,8 @@ def test_no_damage_makes_a_traceback(
         path.write_bytes(content)
         assert str(run) in refused(capsys, run)
     document = json.loads(whole)
-    for i in range(60):
-        if i == 10:  # drawing takes long
+    for i in range(40):
+        if i == 4:  # drawing takes long
             monkeypatch.setitem(sys.modules, "matplotlib", None)
         path.write_text(json.dumps(mangled(document, rng)))
         for more in ([], [str(finished), "--output", str(run / "comparison.html")]):
