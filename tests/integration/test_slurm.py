@@ -29,7 +29,7 @@ def test_a_search_on_the_bundled_pair_begins_at_once_and_is_found_by_its_number(
         job.wait_for_answers()
         waited = time.time() - since
         job.wait_for_state("COMPLETED", seconds=300)
-        best = json.loads(job.log.splitlines()[-1])
+        best = json.loads(job.log.splitlines()[-2])  # what to do next is told behind it
         assert Path(best["result"]).parent == ROOT / "results" / f"slurm_{job.number}"
         assert result_in(job.output)["final_results"][0]["layers"] == best["layers"]
         assert waited <= 15
@@ -43,7 +43,7 @@ def test_an_array_is_a_search_for_each_seed(cluster: Cluster, undisturbed: Undis
     until(lambda: all(list(folder.glob("search_result_*")) for folder in folders.values()), 120, "both tasks")
     for seed, folder in folders.items():
         assert result_in(folder) == undisturbed("--seed", str(seed))
-        assert (cluster.work / f"slurm-{job.number}_{seed}.out").read_text().splitlines()[-1].startswith('{"layers"')
+        assert (cluster.work / f"slurm-{job.number}_{seed}.out").read_text().splitlines()[-2].startswith('{"layers"')
     assert result_in(folders[1]) != result_in(folders[3])
 
 
