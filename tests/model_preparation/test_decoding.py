@@ -17,6 +17,7 @@ from models.hybrid import load_hybrid
 from models.loading import load_base
 from models.modeling_llamba import LlambaForCausalLM
 from models.pairs import get_pair
+from tests.conftest import long_one
 from tests.model_preparation.conftest import DEPTH, WIDTH, WORDS, llamba_config
 
 MIXES = {"none": (), "some": (1, 2), "all": tuple(range(DEPTH))}
@@ -175,6 +176,7 @@ def test_room_grows_when_a_text_needs_it(
     assert graphs() == 3
 
 
+@long_one
 def test_shapes_are_as_many_as_there_are(graphs: Callable[[], int]) -> None:
     model = hybrid((1,))
     with torch._dynamo.config.patch(recompile_limit=1):  # 8 by default

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import long_one
+
 from .conftest import ROOT, Run, only, write_program
 
 TOOLS = ("bash", "dirname", "realpath", "cat", "tail", "env")
@@ -72,6 +74,7 @@ def test_after_set_up_the_exit_status_is_by_what_the_pair_needs(
     assert "Hugging Face                missing: models that are not here yet; not asked" in done.stdout
 
 
+@long_one
 def test_for_machines_it_is_one_json_object(run: Run) -> None:
     script = ROOT / "scripts" / "verify_setup.sh"
     done = run(script, "--no-measure", "--json", "--pair", "tiny", PYTHON=sys.executable, HF_HUB_OFFLINE="1")
