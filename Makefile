@@ -17,7 +17,8 @@ coverage: ## the tests, and which lines of genetic_algorithm, evaluation and mod
 	COVERAGE_FILE="$(CURDIR)/.coverage" "$(PYTHON)" -m coverage run -m pytest -n "$$(nproc)" --dist worksteal
 	"$(PYTHON)" -m coverage combine --quiet
 	for package in genetic_algorithm evaluation models; do \
-	  "$(PYTHON)" -m coverage report --skip-covered --sort=cover --include="$$package/*" || exit; done
+	  "$(PYTHON)" -m coverage report --skip-covered --sort=cover --include="$$package/*" \
+	    --omit="models/packed/triton_*" || exit; done # which run on GPUs alone: tests/gpu
 
 format: ## rewrite the Python files in the project's format
 	"$(PYTHON)" -m ruff check --fix-only --quiet .
