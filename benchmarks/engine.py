@@ -37,7 +37,7 @@ from evaluation.entry import run_tool
 from evaluation.errors import EvaluationError
 from genetic_algorithm.run_folder import versions
 
-DEFAULT = [part for part in PARTS if part not in ("pairs", "hflm-five-shot")]
+DEFAULT = [part for part in PARTS if part not in ("pairs", "hflm-five-shot", "slices")]
 GOALS = {
     "one-full": (43.0, None),
     "one-limit10": (1.6, 1.0),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
+from statistics import median
 
 import numpy as np
 import torch
 from engine_bench import Bench, batch_sizes, mark_kernels, new_engine
+from engine_products import timed
 from engine_profile import profile_runs, table
 from engine_reference import ask_lm_eval
+from numpy.typing import NDArray
 from serving import say
 
+from evaluation.engine import Engine
 from genetic_algorithm import Answers, LayerSet, SearchSpace
 
 STREAMED_GB = 20
@@ -191,6 +195,32 @@ def profile_one(bench: Bench, mode: str, told: str, layers: LayerSet) -> None:
     )
 
 
+def slices(bench: Bench) -> None:
+    """Requests as a search makes them, in slices of so many questions at most."""
+    few, engines = bench.asked(bench.args.limit), [(mode, bench.engine(mode)) for mode in bench.modes]
+    for asked in (few, np.setdiff1d(bench.asked(5 * bench.args.limit), few)):
+        for told, sets in (("one candidate", [bench.candidate]), ("population of 20", random_sets(bench))):
+            for mode, engine in engines:
+                for longest in (512, 256, 128, 64):
+                    seconds = _sliced_seconds(bench, engine, sets, asked, longest) / len(sets)
+                    found = {"mode": mode, "sets": len(sets), "questions": len(asked), "slice": longest}
+                    bench.results.setdefault("slices", []).append({**found, "seconds_each": seconds})
+                    say(f"{told}, {mode}, {len(asked)} questions in slices of {longest}: {seconds:.4f} s each")
+
+
+def _sliced_seconds(
+    bench: Bench, engine: Engine, sets: Sequence[LayerSet], asked: NDArray[np.int64], longest: int
+) -> float:
+    pieces = np.array_split(asked, -(-len(asked) // longest))
+
+    def ask() -> None:
+        for piece in pieces:
+            list(engine.answers(sets, piece))
+
+    ask()  # plans are made, and kernels compiled
+    return median(timed(ask, bench.device) for _ in range(bench.args.repeat))
+
+
 def streaming(bench: Bench) -> None:
     """The random sets with the donor in host memory, beside the donor on the device; no other mode can follow."""
     mode, sets = bench.full_name, random_sets(bench)
@@ -241,6 +271,7 @@ PARTS: Mapping[str, Callable[[Bench], None]] = {
     "five-shot": five_shot,
     "hflm-five-shot": hflm_five_shot,
     "pairs": pairs,
+    "slices": slices,
     "streaming": streaming,
 }
 """In the order in which they run: short ones first, and last the one that takes the donor off the device."""
