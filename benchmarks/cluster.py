@@ -29,6 +29,7 @@ from evaluation.cluster.driver import ClusterEvaluator
 from evaluation.cluster.options import ClusterOptions, parse_gpus
 from evaluation.cluster.ray_pool import RayPool
 from evaluation.entry import run_tool
+from evaluation.remembering import SLICE_QUESTIONS
 from genetic_algorithm import Answers, Evaluator, LayerSet, SearchSpace
 
 Ask = Callable[[], Mapping[LayerSet, Answers]]
@@ -132,7 +133,7 @@ def asked_questions(evaluator: Evaluator, limit: int) -> Any:
 
 def answers_of(evaluator: Evaluator, sets: Sequence[LayerSet], asked: Any) -> Mapping[LayerSet, Answers]:
     """In slices, as a search's journal asks."""
-    slices = np.array_split(asked, -(-len(asked) // 512))
+    slices = np.array_split(asked, -(-len(asked) // SLICE_QUESTIONS))
     if isinstance(evaluator, ClusterEvaluator):
         parts: dict[LayerSet, dict[int, Answers]] = {layers: {} for layers in sets}
         for layers, questions, answers in evaluator.pieces([(list(sets), piece) for piece in slices]):

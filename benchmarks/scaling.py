@@ -39,7 +39,7 @@ from evaluation.cluster.pool import Event, Lost, Replied, Started
 from evaluation.cluster.worker import Facts, Given
 from evaluation.entry import run_tool
 from evaluation.journal import Journal
-from evaluation.remembering import Remembering, journal_header
+from evaluation.remembering import SLICE_QUESTIONS, Remembering, journal_header
 from evaluation.walk import count_layer_calls
 from genetic_algorithm import Answers, LayerSet, SearchSpace
 from genetic_algorithm.config import PRESETS
@@ -314,7 +314,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kills-per-hour", type=float, default=0.0, help="of each worker [%(default)s]")
     parser.add_argument("--start-s", type=float, default=20.0, help="until a worker is there again [%(default)s]")
     parser.add_argument("--call-s", type=float, default=0.005, help="of handing out a part [%(default)s]")
-    parser.add_argument("--slice", type=int, default=512, help="questions that go together, at most [%(default)s]")
+    parser.add_argument("--slice", type=int, default=SLICE_QUESTIONS, help="questions that go together [%(default)s]")
     parser.add_argument("--strategy", default="ga", help="of the search [%(default)s]")
     parser.add_argument("--preset", choices=PRESETS, default="full", help="of the search [%(default)s]")
     parser.add_argument("--local-workers", type=int, default=256, help="of the driver in real time [%(default)s]")

@@ -19,7 +19,8 @@ import socket
 import zlib
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ except ImportError:  # Windows: no advisory locks; one writer only, as O_APPEND 
     fcntl = None  # type: ignore[assignment]
 
 _FORMAT = 1
+_SLICES_KEPT = 512  # spelled and read once each: thousands of lines are about the same questions
 _LARGEST = float(np.finfo(np.float16).max)
 _log = logging.getLogger(__name__)
 
@@ -69,6 +71,12 @@ def quantised(values: NDArray[np.float32] | None) -> NDArray[np.float16] | None:
 
 def spell_questions(questions: NDArray[np.int64]) -> str:
     """Spell increasing indices as runs: `0-9,250-259`."""
+    return _spelled(questions.astype("<i8", copy=False).tobytes())
+
+
+@lru_cache(maxsize=_SLICES_KEPT)
+def _spelled(data: bytes) -> str:
+    questions = np.frombuffer(data, dtype="<i8")
     starts = np.flatnonzero(np.diff(questions, prepend=-2) != 1)
     ends = np.append(starts[1:], len(questions)) - 1
     pairs = zip(questions[starts].tolist(), questions[ends].tolist(), strict=True)
@@ -76,7 +84,15 @@ def spell_questions(questions: NDArray[np.int64]) -> str:
 
 
 def parse_questions(text: str, num_questions: int = 1 << 24) -> NDArray[np.int64]:
-    """Read what `spell_questions` wrote about fewer than `num_questions` questions; ValueError when it did not."""
+    """Read what `spell_questions` wrote about fewer than `num_questions` questions; ValueError when it did not.
+
+    The array cannot be written to: thousands of lines about the same questions share it.
+    """
+    return _parsed(text, num_questions)
+
+
+@lru_cache(maxsize=_SLICES_KEPT)
+def _parsed(text: str, num_questions: int) -> NDArray[np.int64]:
     pieces: list[NDArray[np.int64]] = []
     for run in text.split(","):
         low, _, high = run.partition("-")
@@ -86,6 +102,7 @@ def parse_questions(text: str, num_questions: int = 1 << 24) -> NDArray[np.int64
     questions = np.concatenate(pieces)
     if len(questions) == 0 or questions[0] < 0 or (np.diff(questions) < 1).any():
         raise ValueError("its questions are not in increasing order")
+    questions.flags.writeable = False
     return questions
 
 
@@ -103,8 +120,8 @@ def encode(record: Record) -> bytes:
     }
     if record.failure:
         fields["failure"] = record.failure
-    fields["crc"] = _checksum(fields)
-    return _line(fields)
+    line = _line(fields)
+    return line[:-2] + b',"crc":"%08x"}\n' % zlib.crc32(line)
 
 
 def decode(fields: Any, num_questions: int) -> Record:
@@ -157,7 +174,6 @@ class Journal:
         self._header: dict[str, Any] = json.loads(json.dumps(dict(header)))  # as a reader will see it
         self._records: dict[LayerSet, list[Record]] = {}
         self._failures: dict[LayerSet, list[Record]] = {}
-        self._slices: dict[bytes, NDArray[np.int64]] = {}
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
         self._end = 0  # bytes read so far, always just after a newline
         self._lines = 0
@@ -226,7 +242,7 @@ class Journal:
             Record(
                 layers,
                 questions,
-                np.asarray(answers.correct, dtype=np.bool_),
+                np.array(answers.correct, dtype=np.bool_),
                 quantised(answers.margin),
                 quantised(answers.divergence),
                 seconds,
@@ -241,10 +257,21 @@ class Journal:
         self._write(Record(layers, questions, nothing, None, None, seconds, self._worker, reason))
 
     def _write(self, record: Record) -> None:
+        line = encode(record)
+        record = replace(
+            record,
+            questions=parse_questions(spell_questions(record.questions), self.num_questions),
+            seconds=round(record.seconds, 6),
+        )
         with self._locked() as (fd, alone):
             self._read_whole_lines(fd, alone)
-            self._append(fd, alone, encode(record))
-            self._read_tail(fd)
+            self._append(fd, alone, line)
+            if os.fstat(fd).st_size == self._end + len(line):  # this line and nothing else: no need to read it
+                self._end += len(line)
+                self._lines += 1
+                self._keep(record)
+            else:
+                self._read_tail(fd)
 
     def _read_whole_lines(self, fd: int, alone: bool) -> None:
         """What others have written, and drop what one of them could not finish, where that is safe."""
@@ -306,12 +333,11 @@ class Journal:
                 error,
             )
             return
-        if record.failure:
-            self._failures.setdefault(record.layers, []).append(record)
-        else:
-            shared = self._slices.setdefault(record.questions.tobytes(), record.questions)
-            object.__setattr__(record, "questions", shared)  # thousands of lines ask the same questions
-            self._records.setdefault(record.layers, []).append(record)
+        self._keep(record)
+
+    def _keep(self, record: Record) -> None:
+        kept = self._failures if record.failure else self._records
+        kept.setdefault(record.layers, []).append(record)
 
     def _check_header(self, fields: Any) -> None:
         if not isinstance(fields, dict) or not isinstance(fields.get("header"), dict):

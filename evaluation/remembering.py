@@ -20,6 +20,9 @@ from evaluation.journal import Journal
 from genetic_algorithm.evaluator import Answers, Evaluator
 from genetic_algorithm.layer_set import LayerSet
 
+SLICE_QUESTIONS = 128
+"""Of one call to an engine, at most. On a GPU they fill one batch of tokens: shorter slices fill it less well, longer
+ones leave several workers less to share out (benchmarks/scaling-2026-11.md)."""
 Group = tuple[NDArray[np.int64], list[LayerSet]]
 """Questions that are missing, and the sets that all lack them."""
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -43,7 +46,8 @@ class Remembering:
     Args:
         inner: who answers what the journal does not know.
         journal: every answer is on disk in it before anyone acts on it.
-        slice_questions: longest question slice of one call to `inner`; a kill loses one call at most.
+        slice_questions: longest question slice of one call to `inner`; a kill loses one call at most, and the slices of
+            a set are what several workers share out.
         retry_failed: whether sets that the journal says have failed are asked again. Otherwise they stay failed, so
             that a resumed search takes the path that it took before.
 
@@ -55,7 +59,12 @@ class Remembering:
     """
 
     def __init__(
-        self, inner: Evaluator, journal: Journal, *, slice_questions: int = 512, retry_failed: bool = False
+        self,
+        inner: Evaluator,
+        journal: Journal,
+        *,
+        slice_questions: int = SLICE_QUESTIONS,
+        retry_failed: bool = False,
     ) -> None:
         if slice_questions < 1:
             raise EvaluationError(f"slice_questions must be at least 1, got {slice_questions}")
