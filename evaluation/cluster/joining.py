@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import secrets
 import subprocess
@@ -21,8 +22,14 @@ from evaluation.cluster.ray_pool import ENVIRONMENT, OBJECT_STORE_BYTES, SHORT, 
 from evaluation.errors import EvaluationError
 
 POLL_S = 0.5
+HINT_S = 30.0
+"""After so long without a run that can be joined it is told what one needs."""
 _ANNOUNCED = {"address": str, "token": str, "ray": str, "host": str, "gpus": bool, "loopback": bool}
 
+_HINT = (
+    "a run can be joined once its workers are up, if it was started with --listen and --gpus or --cpu-workers; "
+    "one that was not can be stopped and started again with them, and goes on where it was"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -38,9 +45,13 @@ def join(folder: Path, options: ClusterOptions) -> int:
     folder = folder.expanduser().absolute()
     print(f"run_search: waiting for the run in {folder}", file=sys.stderr, flush=True)
     refused: Mapping[str, Any] = {}
+    hint_at = time.monotonic() + HINT_S
     while not _is_over(folder):
         cluster = _read(folder / "cluster.json", refused)
         if not cluster or cluster == refused:
+            if time.monotonic() > hint_at:
+                hint_at = math.inf
+                print(f"run_search: still waiting; {_HINT}", file=sys.stderr, flush=True)
             time.sleep(POLL_S)
             continue
         _check(cluster, options)

@@ -113,3 +113,21 @@ def test_a_run_that_cannot_be_reached_is_warned_of_and_not_tried_again(
     with caplog.at_level(logging.WARNING):
         assert not joining._help(tmp_path / "cluster.json", announced(), ONE)
     assert caplog.messages == ["could not join 10.0.0.1:6379: no route to host"]
+
+
+@needs_ray
+def test_who_waits_long_is_told_once_what_the_run_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = iter(range(5))
+
+    def sleep(_: float) -> None:
+        if next(looks) == 4:
+            (tmp_path / "search_result_1.json").touch()
+
+    monkeypatch.setattr(joining, "HINT_S", 0.0)
+    monkeypatch.setattr(joining.time, "sleep", sleep)
+    assert joining.join(tmp_path, ONE) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "still waiting" in line]
+    assert len(told) == 1
+    assert "started with --listen and --gpus or --cpu-workers" in told[0]
