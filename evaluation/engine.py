@@ -154,6 +154,11 @@ class Engine:
             self._seconds_per_question = min(times[1:]) / len(picked)
         return self._seconds_per_question
 
+    @property
+    def _everything(self) -> LayerSet:
+        """The donor itself."""
+        return LayerSet(tuple(range(self.num_layers)))
+
     def describe(self) -> dict[str, Any]:
         """Where and on what the engine runs, for a person to read; memory is measured by running a batch."""
         device = self.pair.device
@@ -190,16 +195,20 @@ class Engine:
             empty = np.zeros(0, dtype=np.float32)
             yield from ((layers, Answers(empty.astype(np.bool_), empty, empty)) for layers in sets)
             return
-        donor_QC = self._donor_log_probs(asked) if self._with_divergence else None
+        donor_QC, known = None, dict[LayerSet, NDArray[np.float64]]()
+        if self._with_divergence:
+            known[self._everything] = of_donor_QC = self._donor_scores(asked)
+            donor_QC = log_softmax(of_donor_QC)
         before = self.layers.calls
-        plan, scores_SQC = self._scores(sets, asked)
+        if others := [layers for layers in sets if layers not in known]:
+            known |= zip(others, self._scores(others, asked)[1], strict=True)
         self.layer_calls += self.layers.calls - before
-        broken = []
-        for layers, scores_QC in zip(sets, scores_SQC, strict=True):
-            if np.isnan(scores_QC).any():
+        plan, broken = self._plan(asked, log_probs=False), []
+        for layers in sets:
+            if np.isnan(known[layers]).any():
                 broken.append(str(layers))
             else:
-                yield layers, judge(scores_QC, plan.gold_QC, plan.absent_QC, donor_QC)
+                yield layers, judge(known[layers], plan.gold_QC, plan.absent_QC, donor_QC)
         if broken:
             raise EvaluationError(
                 f"layers {', '.join(broken)} give scores that are not numbers; "
@@ -229,8 +238,8 @@ class Engine:
             )
         return asked
 
-    def _donor_log_probs(self, asked: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The donor's normalised log-probabilities of the choices, [Q, C]; asked once for each list of questions.
+    def _donor_scores(self, asked: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The donor's scores of the choices, [Q, C]; asked once for each list of questions.
 
         Not once for each question: packed among others an answer may differ in its last bits, and what an engine gives
         must not depend on what it was asked before. A search that is resumed, or has several workers, asks another.
@@ -239,11 +248,10 @@ class Engine:
         if key not in self._donor:
             while len(self._donor) >= PLANS_KEPT:
                 del self._donor[next(iter(self._donor))]
-            everything = LayerSet(tuple(range(self.num_layers)))
-            scores_QC = self._scores([everything], asked)[1][0]
+            scores_QC = self._scores([self._everything], asked)[1][0]
             if np.isnan(scores_QC).any():
                 raise EvaluationError("the donor gives scores that are not numbers; check its weights and --dtype")
-            self._donor[key] = log_softmax(scores_QC)
+            self._donor[key] = scores_QC
         return self._donor[key]
 
     def _plan(self, asked: NDArray[np.int64], log_probs: bool) -> Plan:

@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from genetic_algorithm.comparisons import OF_BASE, RUNNER_UP, Finding
+from genetic_algorithm.comparisons import BASE, OF_BASE, RUNNER_UP, Finding
 from genetic_algorithm.evaluator import Score
+from genetic_algorithm.intervals import Z95
 from genetic_algorithm.layer_set import LayerSet
 from genetic_algorithm.ledger import Ledger
 from genetic_algorithm.questions import FINAL, FULL, HOLDOUT
 
 
-def conclude(ledger: Ledger, leader: LayerSet, findings: Sequence[Finding]) -> str:
-    """Two sentences about the leader of a search and the comparisons made of it; p-values are the corrected ones."""
+def conclude(ledger: Ledger, leader: LayerSet, findings: Sequence[Finding], donor: Ledger | None = None) -> str:
+    """Sentences about the leader of a search and the comparisons made of it; p-values are the corrected ones.
+
+    The last is about the donor, where its own answers are known.
+    """
+    return " ".join(filter(None, [_compared(ledger, leader, findings), _recovered(ledger, leader, donor)]))
+
+
+def _recovered(ledger: Ledger, leader: LayerSet, donor: Ledger | None) -> str:
+    """What the donor has on the same questions, and how much of the way from the base to it the leader goes."""
+    if donor is None or ledger.goal == "kl":  # divergences tell how far from the donor all are
+        return ""
+    whole = donor.known[0]
+    for part in (HOLDOUT, FULL):
+        of_donor, base, best = (
+            of.score(layers, part) for of, layers in ((donor, whole), (ledger, BASE), (ledger, leader))
+        )
+        if of_donor is not None:
+            found = f"The donor itself has {spell_score(ledger, of_donor, 3)} on these"
+            if base is None or best is None:
+                return f"{found}."
+            gap, error = of_donor.value - base.value, math.hypot(of_donor.value_error, base.value_error)
+            if gap < Z95 * error:
+                return f"{found}, which is not established to be more than the base has."
+            return f"{found}: {leader} makes up {(best.value - base.value) / gap:.0%} of what the base lacks."
+    return ""
+
+
+def _compared(ledger: Ledger, leader: LayerSet, findings: Sequence[Finding]) -> str:
     score = ledger.score(leader, HOLDOUT)
     where = "that took no part in the choice"
     if score is None:

@@ -50,7 +50,7 @@ def document(
     return {
         "format": FORMAT,
         **run,
-        "conclusion": " ".join([conclude(ledger, outcome.final[0], findings), *statements]),
+        "conclusion": " ".join([conclude(ledger, outcome.final[0], findings, outcome.donor), *statements]),
         "questions": {"in_all": ledger.num_questions, **parts, "rungs": rungs},
         "note": "accuracy is on questions that made the choice, so it flatters the best sets a little; "
         "holdout_accuracy is on questions that took no part in it, full_accuracy on all questions. Intervals are of "
@@ -60,6 +60,7 @@ def document(
         "ranked_by": details.get("ranked_by", RANKED_BY),
         "final_results": [_final(outcome, rank) for rank in range(len(outcome.final))],
         "base": _candidate(outcome, BASE),
+        "donor": None if outcome.donor is None else _entry(outcome.donor, outcome.donor.known[0]),
         "comparisons": [finding.as_json() for finding in findings],
         "best_per_layer_count": _by_count(outcome),
         "per_subject": _per_subject(outcome, subjects, subject_names),
@@ -73,18 +74,19 @@ def document(
 
 def table(document: Mapping[str, Any]) -> list[str]:
     """The ranking as lines for a person."""
-    rows = [*document["final_results"], document["base"]]
-    has_estimates = any(entry and entry["estimate"] is not None for entry in rows)
+    named = {str(entry["rank"]): entry for entry in document["final_results"]}
+    named |= {"base": document["base"], "donor": document.get("donor")}
+    rows = {name: entry for name, entry in named.items() if entry}
+    has_estimates = any(entry["estimate"] is not None for entry in rows.values())
     estimate = "estimate  " if has_estimates else ""
-    lines = [f"rank  {estimate}accuracy  +-      questions  hold-out  all       layers"]
-    for entry in rows:
-        if entry is not None:
-            estimate = f"{_or_dash(entry['estimate']):<10}" if has_estimates else ""
-            lines.append(
-                f"{entry.get('rank', 'base'):>4}  {estimate}{entry['accuracy']:.4f}    {entry['standard_error']:.4f}  "
-                f"{entry['questions']:>9}  {_or_dash(entry['holdout_accuracy']):>8}  "
-                f"{_or_dash(entry['full_accuracy']):<8}  {entry['layers']}"
-            )
+    lines = [f" rank  {estimate}accuracy  +-      questions  hold-out  all       layers"]
+    for name, entry in rows.items():
+        estimate = f"{_or_dash(entry['estimate']):<10}" if has_estimates else ""
+        lines.append(
+            f"{name:>5}  {estimate}{entry['accuracy']:.4f}    {entry['standard_error']:.4f}  "
+            f"{entry['questions']:>9}  {_or_dash(entry['holdout_accuracy']):>8}  "
+            f"{_or_dash(entry['full_accuracy']):<8}  {'all' if name == 'donor' else entry['layers']}"
+        )
     return [*lines, document["ranked_by"], document["conclusion"]]
 
 
@@ -115,11 +117,13 @@ def _usage(outcome: Outcome, seconds: Mapping[str, float]) -> dict[str, Any]:
 
 def _candidate(outcome: Outcome, layers: LayerSet) -> dict[str, Any] | None:
     """Scores of one set: on the questions that chose, on the hold-out, on all; None where it has none."""
-    ledger = outcome.ledger
-    score = ledger.best_score(layers, FINAL, FULL)
+    return _entry(outcome.ledger, layers, outcome.details.get("estimates", {}).get(str(layers)))
+
+
+def _entry(ledger: Ledger, layers: LayerSet, estimate: float | None = None) -> dict[str, Any] | None:
+    score = ledger.best_score(layers, FINAL, FULL) or ledger.score(layers, HOLDOUT)
     if score is None:  # could not be evaluated
         return None
-    estimate = outcome.details.get("estimates", {}).get(str(layers))
     return {
         "layers": list(layers.indices),
         **score.as_json(),

@@ -26,6 +26,7 @@ import numpy as np
 
 from genetic_algorithm import arguments, dry_run, observers, prior_knowledge, result, run_folder, settings, wiring
 from genetic_algorithm.config import SearchConfig
+from genetic_algorithm.donor import ask_donor
 from genetic_algorithm.errors import SearchError
 from genetic_algorithm.evaluator import Evaluator
 from genetic_algorithm.layer_set import LayerSet
@@ -231,6 +232,7 @@ def _search(job: Job, evaluator: Evaluator, search: Search, opened: run_folder.O
             )
             report = live.LiveReport(paths, search, told)
             seconds = _ask_and_tell(search, remembering, watching, report)
+            search.outcome.donor = ask_donor(search, remembering)
             document = told(search.outcome, seconds=seconds)
             report.finish()
             run_folder.write_json(paths.result, document)
@@ -338,6 +340,7 @@ def _last_line(paths: run_folder.RunPaths, document: Mapping[str, Any]) -> dict[
         "base_accuracy": base.get("accuracy"),
         "base_questions": base.get("questions"),
         "base_holdout_accuracy": base.get("holdout_accuracy"),
+        "donor_holdout_accuracy": (document.get("donor") or {}).get("holdout_accuracy"),
         "conclusion": document["conclusion"],
         "question_evaluations": document["usage"]["in_all"]["question_evaluations"],
         "seconds": document["usage"]["in_all"]["seconds"],

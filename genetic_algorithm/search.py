@@ -53,6 +53,8 @@ class Outcome:
     """What the strategy says of its stages: JSON values by stage, and `patterns`."""
     is_cut_short: bool = False
     """Whether the time allowed was over before the strategy was done."""
+    donor: Ledger | None = None
+    """Answers of the donor itself, all its layers, where it was asked."""
 
 
 class Search:

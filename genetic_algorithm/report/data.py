@@ -11,7 +11,7 @@ import numpy as np
 from genetic_algorithm.intervals import Z95
 from genetic_algorithm.layer_set import LayerSet
 from genetic_algorithm.ledger import Ledger
-from genetic_algorithm.questions import ALL, FAST, FINAL, FULL, HOLDOUT
+from genetic_algorithm.questions import FAST, FINAL, FULL, HOLDOUT
 from genetic_algorithm.report import effects
 from genetic_algorithm.report.track import Track
 from genetic_algorithm.search import Outcome, Search
@@ -54,7 +54,6 @@ def collect(search: Search, track: Track, told: Callable[[Outcome], dict[str, An
         "by_count": _by_count(search),
         "frequency": _frequency(ledger, ranking, space.num_layers),
         "patterns": patterns,
-        "donor": _donor(ledger, space.num_layers),
         "result": None if told is None or not ranking else told(_so_far(search, ranking)),
     }
     if model := effects.fitted(ledger, space.num_layers):
@@ -134,9 +133,3 @@ def _patterns(search: Search) -> list[Mapping[str, Any]]:
         scores = ((layers, search.ledger.score(layers, FAST)) for layers in search.ledger.known)
         own = mine({layers: score.value for layers, score in scores if score and search.space.contains(layers)})
     return [pattern.as_json() for pattern in own]
-
-
-def _donor(ledger: Ledger, num_layers: int) -> dict[str, Any] | None:
-    """The score of the donor itself, all its layers, where it was among the sets asked."""
-    score = ledger.best_score(LayerSet(tuple(range(num_layers))), ALL, FINAL, FULL)
-    return None if score is None else {"value": score.value, "error": score.value_error, "questions": score.asked}

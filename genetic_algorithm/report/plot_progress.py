@@ -113,10 +113,13 @@ def convergences(name: str, curves: Sequence[Curve], measure: Measure) -> str:
 
 
 def layer_counts(data: dict[str, Any] | None, result: dict[str, Any], measure: Measure) -> str:
-    """The best set of each layer count, beside all sets of that count, the base and, where known, the donor."""
+    """The best set of each layer count, beside all sets of that count, the base and the donor."""
     best = {int(size): entry for size, entry in result["best_per_layer_count"].items() if entry}
-    base, donor = result["base"], (data or {}).get("donor")
-    line = None if base is None else measure.part(base, "holdout") or measure.chosen(base)
+    lines = [
+        (name, style, *(measure.part(entry, "holdout") or measure.chosen(entry)))
+        for name, style, entry in (("base", "--", result["base"]), ("donor", "-.", result.get("donor")))
+        if entry
+    ]
     rows = (data or {}).get("by_count", [])
 
     def draw(figure: Any) -> None:
@@ -133,11 +136,8 @@ def layer_counts(data: dict[str, Any] | None, result: dict[str, Any], measure: M
         _bars(axes, scores, -0.16, marker="o", color=BLUE, label="best of its count, questions that chose")
         held = {size: found for size, entry in best.items() if (found := measure.part(entry, "holdout"))}
         _bars(axes, held, 0.16, marker="D", color=RUST, label="the same on the hold-out")
-        if line:
-            axes.axhline(line[0], color=INK, lw=1, linestyle="--", label=f"base, {number(line[0])}")
-        if donor:
-            value = measure.sign * donor["value"]
-            axes.axhline(value, color=INK, lw=1, linestyle="-.", label=f"donor, {number(value)}")
+        for line, style, value, _ in lines:
+            axes.axhline(value, color=INK, lw=1, linestyle=style, label=f"{line}, {number(value)}")
         sizes = sorted({*best, *(row["layer_count"] for row in rows)})
         axes.set(xlabel="layers replaced", ylabel=measure.label, xlim=(min(sizes) - 0.6, max(sizes) + 0.6))
         axes.set_xticks(sizes if len(sizes) <= 12 else sizes[:: len(sizes) // 8])
@@ -150,7 +150,7 @@ def layer_counts(data: dict[str, Any] | None, result: dict[str, Any], measure: M
         for size, entry in sorted(best.items())
     ]
     alt = f"Best set of each layer count: {'; '.join(told) or 'none yet'}"
-    alt += f". The base has {with_error(*line)}." if line else "."
+    alt += "".join(f". The {line} has {with_error(value, error)}" for line, _, value, error in lines) + "."
     return drawn("layer-counts", alt, 330, draw)
 
 

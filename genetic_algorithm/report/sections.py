@@ -75,7 +75,8 @@ def found(run: RunDocuments, measure: Measure) -> str:
     result = run.result
     if result is None:
         return "<p>No layer set is ranked yet.</p>\n"
-    entries = [*result["final_results"], *([result["base"] | {"rank": "base"}] if result["base"] else [])]
+    beside = {name: result.get(name) for name in ("base", "donor")}
+    entries = [*result["final_results"], *(entry | {"rank": name} for name, entry in beside.items() if entry)]
     has_estimates = any(entry.get("estimate") is not None for entry in entries)
     head = ["rank", "layers", *(["estimate"] if has_estimates else []), f"{measure.short}, {CHOSE}", "on"]
     head += [f"{measure.short}, hold-out", f"{measure.short}, all", "p against the best"]
@@ -87,7 +88,7 @@ def found(run: RunDocuments, measure: Measure) -> str:
         rows.append(
             [
                 escaped(entry["rank"]),
-                f"<b>{layers_of(entry['layers'])}</b>" if entry["rank"] == 1 else layers_of(entry["layers"]),
+                _named(entry),
                 *([number(None if estimate is None else measure.sign * estimate)] if has_estimates else []),
                 with_error(*measure.chosen(entry)),
                 f"{count(entry['questions'])} {escaped(_PARTS.get(entry['part'], entry['part']))}",
@@ -102,6 +103,13 @@ def found(run: RunDocuments, measure: Measure) -> str:
         "where that was not asked of both on all questions that both answered.</p>"
     )
     return table(head, rows, words=(0, 1)) + note
+
+
+def _named(entry: dict[str, Any]) -> str:
+    """The layers of a row; the winner's stand out, and the donor's are all there are."""
+    if entry["rank"] == "donor":
+        return "all"
+    return f"<b>{layers_of(entry['layers'])}</b>" if entry["rank"] == 1 else layers_of(entry["layers"])
 
 
 def cost(run: RunDocuments, measure: Measure) -> str:

@@ -105,3 +105,15 @@ def test_a_search_for_the_least_divergence_finds_the_donor_itself(
     score = outcome.ledger.score(DONOR, "full")
     assert score is not None
     assert score.value == pytest.approx(0, abs=1e-4)
+
+
+def test_the_donor_itself_costs_nothing_more_once_others_were_asked(pair: HybridPair, questions: QuestionSet) -> None:
+    engine, asked = Engine(pair, questions), np.arange(len(questions))
+    list(engine.answers(SETS, asked))
+    before = engine.layers.calls
+    ((_, known),) = engine.answers([DONOR], asked)
+    assert engine.layers.calls == before
+    ((_, alone),) = Engine(pair, questions, with_divergence=False).answers([DONOR], asked)
+    assert known.correct.tolist() == alone.correct.tolist()
+    np.testing.assert_array_equal(known.margin, alone.margin)
+    assert not known.divergence.any()

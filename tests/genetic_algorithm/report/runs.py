@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genetic_algorithm import Answers, LayerSet, Search, SearchConfig, result
+from genetic_algorithm.donor import ask_donor
 from genetic_algorithm.progress import best_so_far
 from genetic_algorithm.report.data import collect
 from genetic_algorithm.report.page import render
@@ -79,9 +80,10 @@ class Told:
         return True
 
     def finish(self) -> Told:
-        """Answer all requests."""
+        """Answer all requests, and those to the donor."""
         while self.step():
             pass
+        self.search.outcome.donor = ask_donor(self.search, self.evaluator)
         return self
 
     def document(self, outcome: Any = None, *, seconds: Mapping[str, float] | None = None) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from genetic_algorithm import LayerSet
 from genetic_algorithm.intervals import Z95
 from genetic_algorithm.report.effects import MOST_OBSERVATIONS, expected, fitted
 from genetic_algorithm.report.plot_layers import is_clear, pairs, singles, strongest
@@ -123,13 +122,3 @@ def test_it_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MOST_OBSERVATIONS == 1200
     documents = told.documents(is_over=True)
     assert len(json.dumps(documents.data)) < 300_000
-
-
-def test_a_donor_that_was_asked_is_known() -> None:
-    told = Told(replace(CONFIG, min_layers=11, max_layers=12)).finish()
-    data = told.documents(is_over=True).data
-    assert data is not None
-    score = told.search.ledger.best_score(LayerSet(tuple(range(12))), "all", "final", "full")
-    assert score is not None
-    assert data["donor"]["value"] == pytest.approx(score.value)
-    assert "donor, 0." in told.page()
