@@ -91,6 +91,7 @@ def test_a_quick_refresh_still_waits_ten_seconds(paths: run_folder.RunPaths, mon
     assert set(np.diff(drawn)) == {12.0}
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_a_resumed_search_does_not_take_the_report_back(paths: run_folder.RunPaths) -> None:
     clock, first = Clock(), Told()
     report = live.LiveReport(paths, first.search, first.document, clock)
