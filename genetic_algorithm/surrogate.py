@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import log
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,7 +191,7 @@ def evenly(data: Observations, most: int) -> Observations:
     return data if step <= 1 else _only(data, np.arange(0, len(data.value), step))
 
 
-def _solved(factor: Array, values: Array) -> Array:
+def _solved(factor: NDArray[np.floating[Any]], values: Array) -> Array:
     """`x` of `factor @ x = values`, where factor is lower triangular."""
     from scipy.linalg import solve_triangular  # late, too
 
