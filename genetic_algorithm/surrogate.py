@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import log
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, solve_triangular
 
 from genetic_algorithm.layer_set import LayerSet
 
@@ -83,6 +83,8 @@ class Surrogate:
         refit: bool = True,
         around: LayerSet | None = None,
     ) -> None:
+        from scipy.linalg import cho_solve  # late: slow to import, and most commands ask no surrogate
+
         self._num_layers, self._data = num_layers, observations
         weights = 1 / observations.variance
         self._mean = float(np.average(observations.value, weights=weights))
@@ -106,14 +108,14 @@ class Surrogate:
     def posterior(self, sets: Sequence[LayerSet]) -> tuple[Array, Array]:
         """Posterior mean, float64 [n], and covariance, float64 [n, n]."""
         rows, cross = self._cross(sets)
-        explained = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
+        explained = _solved(self._factor, cross.T)
         prior = self.variances.covariance(rows @ rows.T) + self.variances.remainder * np.eye(len(sets))
         return self._mean + cross @ self._weights, prior - explained.T @ explained
 
     def mean_and_deviation(self, sets: Sequence[LayerSet]) -> tuple[Array, Array]:
         """Posterior mean and standard deviation of each set, float64 [n] both."""
         rows, cross = self._cross(sets)
-        explained = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
+        explained = _solved(self._factor, cross.T)
         prior = self.variances.covariance(rows.sum(1)) + self.variances.remainder
         variance = prior - (explained**2).sum(0)
         return self._mean + cross @ self._weights, np.sqrt(np.maximum(variance, _JITTER))
@@ -138,7 +140,7 @@ class Surrogate:
     def _effect(self, cross: Array, prior: Array) -> tuple[Array, Array]:
         """Posterior mean and deviation of sums of effects, of these covariances with the sets and prior variances."""
         cross = cross[:, self._data.set_index]
-        explained = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
+        explained = _solved(self._factor, cross.T)
         return cross @ self._weights, np.sqrt(np.maximum(prior - (explained**2).sum(0), 0.0))
 
     def draw(self, sets: Sequence[LayerSet], count: int, rng: np.random.Generator) -> Array:
@@ -189,6 +191,13 @@ def evenly(data: Observations, most: int) -> Observations:
     return data if step <= 1 else _only(data, np.arange(0, len(data.value), step))
 
 
+def _solved(factor: NDArray[np.floating[Any]], values: Array) -> Array:
+    """`x` of `factor @ x = values`, where factor is lower triangular."""
+    from scipy.linalg import solve_triangular  # late, too
+
+    return np.asarray(solve_triangular(factor, values, lower=True, check_finite=False))
+
+
 def _rows(sets: Sequence[LayerSet], num_layers: int) -> Array:
     rows = np.zeros((len(sets), num_layers))
     for i, layers in enumerate(sets):
@@ -217,7 +226,7 @@ def _fitted(data: Observations, mean: float, start: Variances, num_layers: int) 
             factor = np.linalg.cholesky(noise + variances.covariance(shared) + variances.remainder * same)
         except np.linalg.LinAlgError:
             return float("inf")
-        white = solve_triangular(factor, values, lower=True, check_finite=False)
+        white = _solved(factor, values)
         far = sum((log(getattr(variances, name) / getattr(prior, name)) / _SPREAD) ** 2 / 2 for name in names)
         return float(white @ white / 2 + np.log(np.diag(factor)).sum() + far)
 

@@ -18,8 +18,6 @@ if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation.entry import Parser
-from genetic_algorithm import settings
-from genetic_algorithm.arguments import make_parser
 from model_preparation.sources import add_pair_options, announce, asked_pair, suitable_pair
 from models.pairs import Pair
 
@@ -42,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.fact == "settings":
         if arguments.config is None:
             parser.error("settings are those of a file; give --config FILE")
+        from genetic_algorithm import settings  # late: other facts are told without them, in a third of the time
+        from genetic_algorithm.arguments import make_parser
+
         found = settings.flags(arguments.config, partial(make_parser, add_pair_options))
         print("\n".join(word for words in found.values() for word in words))
         return 0

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in processes that tests start
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.pop("GA_LANGUAGE", None)  # which a script that runs the tests sets
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of the many processes compiles all that it imports
+sys.dont_write_bytecode = False
 
 with contextlib.suppress(ImportError):  # tests on a GPU do without
     from hypothesis import settings
@@ -23,6 +28,15 @@ with contextlib.suppress(ImportError):  # tests on a GPU do without
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; tests of Ctrl-C need it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Importing all tests makes millions of objects that stay; looking among them for garbage takes seconds."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 long_one = pytest.mark.skipif(

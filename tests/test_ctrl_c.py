@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shlex
@@ -14,8 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.entry import run_tool
+from genetic_algorithm import run_search
 from models.pairs import PAIRS
 from tests.conftest import long_one
+from tests.genetic_algorithm.conftest import FACTORY
 from tests.model_preparation.hub_server import HubServer
 from tests.scripts.conftest import ROOT, without_settings
 
@@ -61,11 +65,13 @@ def lines(path: Path) -> int:
     "workers",
     [pytest.param([], id="one process"), pytest.param(["--cpu-workers", "2"], id="two workers", marks=long_one)],
 )
-def test_a_search_in_the_middle_of_an_evaluation(workers: list[str], tmp_path: Path) -> None:
+def test_a_search_in_the_middle_of_an_evaluation(
+    workers: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if workers:
         pytest.importorskip("ray")
     run = tmp_path / "a run"
-    few = ["--population", "8", "--generations", "2", "--fast-limit", "10", "--full-limit", "20", "--holdout", "0"]
+    few = ["--population", "8", "--generations", "2", "--fast-limit", "5", "--full-limit", "10", "--holdout", "0"]
     options = ["--pair", "tiny", *workers, *few, "--output-dir", str(run)]
     search = [sys.executable, "-m", "genetic_algorithm.run_search", *options]
     process = start(*search)
@@ -79,21 +85,20 @@ def test_a_search_in_the_middle_of_an_evaluation(workers: list[str], tmp_path: P
     assert not (run / "holder.json").exists()
     assert not (run / "cluster.json").exists()
     if not workers:
-        again = subprocess.run(shlex.split(last.partition("with: ")[2]), cwd=ROOT, capture_output=True, check=True)
-        assert json.loads(again.stdout.splitlines()[-1])["layers"]
+        assert run_tool("run_search", run_search.main, shlex.split(last.partition("-m ")[2])[1:]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["layers"]
         assert lines(run / "journal.jsonl") >= before
 
 
 def test_a_script_hands_ctrl_c_to_its_search(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    options = ["--pair", "tiny", "--output-dir", run]
-    process = start(
-        ROOT / "scripts" / "quick_test_real.sh", *options, PYTHON=sys.executable, LC_ALL="", LANG="zh_CN.UTF-8"
-    )
-    wait_for(process, lambda: lines(run / "journal.jsonl") > 15)
+    options = ["--evaluator", FACTORY, "--output-dir", run]
+    settings = {"PYTHON": sys.executable, "LC_ALL": "", "LANG": "zh_CN.UTF-8", "SIM_SLEEP_S": "0.05"}
+    process = start(ROOT / "scripts" / "quick_test_real.sh", *options, **settings)
+    wait_for(process, lambda: lines(run / "journal.jsonl") > 5)
     last = ctrl_c(process).splitlines()[-1]
     assert last.startswith("run_search: 已停止；没有丢失任何结果；继续运行：")
-    assert last.endswith(f"-m genetic_algorithm.run_search --preset quick --pair tiny --output-dir {run}")
+    assert last.endswith(f"-m genetic_algorithm.run_search --preset quick --evaluator {FACTORY} --output-dir {run}")
 
 
 SLOW = """
@@ -118,7 +123,9 @@ become_tool("{module}.py", lambda argv: main(sys.argv[2:]))
         ("create_best_checkpoints", ["--pair", "tiny", "--output_dir", "made"]),
     ],
 )
-def test_a_tool_that_writes_leaves_nothing_half_written(module: str, arguments: list[str], tmp_path: Path) -> None:
+def test_a_tool_that_writes_leaves_nothing_half_written(
+    module: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     marker = tmp_path / "marker"
     process = start(sys.executable, "-c", SLOW.format(module=module), marker, *arguments, cwd=tmp_path)
     wait_for(process, marker.exists)
@@ -126,9 +133,8 @@ def test_a_tool_that_writes_leaves_nothing_half_written(module: str, arguments: 
     assert told.endswith("stopped; files that were complete are kept. Give the same command again to go on.")
     names = [path.name for path in (tmp_path / "made").rglob("*")] if (tmp_path / "made").exists() else []
     assert not [name for name in names if name.endswith((".pt", ".safetensors")) and not name.startswith(".")]
-    command = [sys.executable, "-m", f"model_preparation.{module}", *arguments]
-    again = subprocess.run(command, cwd=tmp_path, env=without_settings() | {"PYTHONPATH": str(ROOT)}, check=False)
-    assert again.returncode == 0
+    monkeypatch.chdir(tmp_path)
+    assert run_tool(module, importlib.import_module(f"model_preparation.{module}").main, arguments) == 0
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ import importlib
 import re
 import shlex
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evaluation.entry import run_tool
 from tests.scripts.conftest import ROOT, Run, clone, recorder, run
 from tests.scripts.test_launching import modules_run
 
@@ -44,9 +45,17 @@ LAUNCHED += ["scripts/check_results.sh", "scripts/monitor_progress.sh"]
 NOT_LAUNCHED = ["scripts/submit.sh", "scripts/run_tests.sh", "scripts/check.sh", "docker/entrypoint.sh"]
 
 
-def help_of(*command: str) -> str:
+def help_of(script: str) -> str:
+    command = [str(ROOT / script), "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
     return done.stdout
+
+
+def main_of(module: str) -> Callable[[list[str]], int]:
+    """The command line of a tool."""
+    is_package = module in ("models.tiny_pair", "run_folders", "genetic_algorithm.report")
+    main: Callable[[list[str]], int] = importlib.import_module(f"{module}.__main__" if is_package else module).main
+    return main
 
 
 def examples(told: str) -> list[list[str]]:
@@ -75,15 +84,16 @@ def assert_is_understood(module: str, words: list[str], monkeypatch: pytest.Monk
         for name in ("parse_args", "parse_intermixed_args"):
             patch.setattr(argparse.ArgumentParser, name, understood(getattr(argparse.ArgumentParser, name)))
         patch.syspath_prepend(str(ROOT / "scripts"))
-        is_package = module in ("models.tiny_pair", "run_folders", "genetic_algorithm.report")
-        main = importlib.import_module(f"{module}.__main__" if is_package else module).main
         with pytest.raises(Parsed):
-            main(words)
+            main_of(module)(words)
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_examples_of_a_tool_are_understood(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = help_of(sys.executable, "-m", module, "--help")
+def test_examples_of_a_tool_are_understood(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_tool(module, main_of(module), ["--help"]) == 0
+    told = capsys.readouterr().out
     if module == "models.tiny_pair":
         told = "examples:\n" + "\n".join(line for line in told.splitlines() if line.startswith("    python")) + "\n\n"
     for words in examples(told):
@@ -104,7 +114,7 @@ def test_examples_of_a_tool_are_understood(module: str, monkeypatch: pytest.Monk
 def test_examples_of_a_script_are_understood_by_what_it_runs(
     script: str, clone: Path, run: Run, recorder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for words in examples(help_of(str(ROOT / script), "--help")):
+    for words in examples(help_of(script)):
         assert words[0].removeprefix("./") == script
         done = run(clone / script, *words[1:], cwd=clone, PYTHON=str(recorder), GPUS="cpu", PAIR="tiny")
         assert done.returncode == 0, done.stderr
@@ -116,7 +126,7 @@ def test_examples_of_a_script_are_understood_by_what_it_runs(
 
 @pytest.mark.parametrize("script", NOT_LAUNCHED)
 def test_examples_of_what_runs_elsewhere_name_what_is_here(script: str, run: Run) -> None:
-    for words in examples(help_of(str(ROOT / script), "--help")):
+    for words in examples(help_of(script)):
         if script.endswith("submit.sh"):
             done = run(ROOT / script, *words[1:], *([] if "--dry-run" in words else ["--dry-run"]), cwd=ROOT)
             assert done.returncode == 0, done.stderr

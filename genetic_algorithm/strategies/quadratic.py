@@ -13,7 +13,6 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 from genetic_algorithm.layer_set import LayerSet
 from genetic_algorithm.surrogate import Observations
@@ -41,6 +40,8 @@ class Quadratic:
 
 def fit(data: Observations, num_layers: int) -> Quadratic:
     """Fit to observations, at least one, in the dual form: the cost does not grow with the number of pairs."""
+    from scipy.linalg import cho_factor, cho_solve  # late: slow to import, and most commands fit nothing
+
     mean = float(np.average(data.value, weights=1 / data.variance))
     values = data.value - mean
     unit = float(np.var(data.value)) or 1.0

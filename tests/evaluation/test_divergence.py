@@ -82,9 +82,9 @@ def test_the_donor_is_asked_once_for_each_list_of_questions(pair: HybridPair, qu
 
 
 def test_answers_do_not_depend_on_what_was_asked_before(tmp_path: Path) -> None:
-    fresh, used = (build_evaluator(EvalConfig(cache_dir=tmp_path), max_limit=64) for _ in range(2))
+    fresh, used = (build_evaluator(EvalConfig(cache_dir=tmp_path), max_limit=24) for _ in range(2))
     everything = np.arange(fresh.num_questions)
-    for asked in (everything[::3], everything[5:100:7], everything[130:201]):
+    for asked in (everything[::3], everything[5:60:7], everything[50:80]):
         list(used.answers([LayerSet((2,))], asked))
     sets = [LayerSet((0, 2)), LayerSet((0, 2, 4, 5))]
     first, second = (dict(engine.answers(sets, everything)) for engine in (fresh, used))

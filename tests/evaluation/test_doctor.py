@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from evaluation import doctor
+from evaluation import doctor, examination
 from evaluation.entry import run_tool
 from evaluation.errors import EvaluationError
 from evaluation.memory import Machine, Sizes
@@ -38,14 +38,14 @@ def apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GA_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(reach, "ask", lambda places: dict.fromkeys(places, "not in this test"))
-    monkeypatch.setattr(doctor, "matrix_rate", lambda *_: 2e12)
+    monkeypatch.setattr(examination, "matrix_rate", lambda *_: 2e12)
 
 
 def locate(pair: Pair, role: Any) -> Path:
     return Path(pair.source(role).folder or "")
 
 
-def part(report: doctor.Report, name: str) -> doctor.Part:
+def part(report: examination.Report, name: str) -> examination.Part:
     (found,) = (part for part in report.parts if part.name == name)
     return found
 
@@ -97,7 +97,7 @@ def test_models_that_are_broken_are_the_reason(tmp_path: Path, damage: Callable[
     for file in locate(TINY, "base").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     damage(folder)
-    report = doctor.examine(
+    report = examination.examine(
         TINY, "cpu", lambda pair, role: folder if role == "base" else locate(pair, role), measure=True
     )
     assert [told in problem for problem in report.problems] == [True]
@@ -123,21 +123,21 @@ def test_what_is_no_device_is_refused_in_one_line(capsys: pytest.CaptureFixture[
 
 def test_too_little_memory_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(device="cpu", free_bytes=10**6, host_free_bytes=10**6)
-    monkeypatch.setattr(doctor, "read_machine", lambda device: machine)
-    report = doctor.examine(TINY, "cpu", locate, measure=True)
+    monkeypatch.setattr(examination, "read_machine", lambda device: machine)
+    report = examination.examine(TINY, "cpu", locate, measure=True)
     assert report.plan is None
     assert len(report.problems) == 1
     assert "0.00 GB are free" in report.problems[0]
 
 
 def test_questions_that_cannot_be_had_are_the_reason(tmp_path: Path) -> None:
-    report = doctor.examine(TINY, "cpu", locate, mmlu_dir=tmp_path, measure=True)
+    report = examination.examine(TINY, "cpu", locate, mmlu_dir=tmp_path, measure=True)
     assert ["is not a copy of cais/mmlu" in problem for problem in report.problems] == [True]
 
 
 def test_lm_eval_that_is_missing_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
-    assert doctor.examine(TINY, "cpu", locate, measure=False).problems == [
+    monkeypatch.setattr(examination, "find_spec", lambda name: None)
+    assert examination.examine(TINY, "cpu", locate, measure=False).problems == [
         "lm-eval is not installed; install requirements.txt"
     ]
 
@@ -146,8 +146,8 @@ def test_memory_that_runs_out_while_measuring_is_the_reason(monkeypatch: pytest.
     def run_out(*_: Any) -> float:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(doctor, "matrix_rate", run_out)
-    assert doctor.examine(TINY, "cpu", locate, measure=False).problems[0].startswith("out of memory on cpu")
+    monkeypatch.setattr(examination, "matrix_rate", run_out)
+    assert examination.examine(TINY, "cpu", locate, measure=False).problems[0].startswith("out of memory on cpu")
 
 
 def test_pytorch_without_cuda_and_a_hidden_gpu_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_pytorch_without_cuda_and_a_hidden_gpu_are_told_apart(monkeypatch: pytes
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "") if visible is not None else monkeypatch.delenv(
             "CUDA_VISIBLE_DEVICES", raising=False
         )
-        report = doctor.examine(TINY, "auto", locate, measure=False)
+        report = examination.examine(TINY, "auto", locate, measure=False)
         assert re.match(told, part(report, "attention").missing or "")
         assert report.problems == []
 
@@ -173,12 +173,12 @@ class Gpu:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.monkeypatch = monkeypatch
         self.free, self.capability, self.kernels, self.warning, self.installed = 140.0, (9, 0), "Triton", "", True
-        monkeypatch.setattr(doctor, "_device", lambda gpu, problems: torch.device("cuda", 0))
-        monkeypatch.setattr(doctor, "_describe", lambda device: "cuda:0: a GPU")
-        monkeypatch.setattr(doctor, "choose_kernels", self._choose)
-        monkeypatch.setattr(doctor, "find_spec", lambda name: self.installed or None)
-        monkeypatch.setattr(doctor, "has_fp8", lambda device: self.capability >= (8, 9))
-        monkeypatch.setattr(doctor, "read_machine", self._machine)
+        monkeypatch.setattr(examination, "_device", lambda gpu, problems: torch.device("cuda", 0))
+        monkeypatch.setattr(examination, "_describe", lambda device: "cuda:0: a GPU")
+        monkeypatch.setattr(examination, "choose_kernels", self._choose)
+        monkeypatch.setattr(examination, "find_spec", lambda name: self.installed or None)
+        monkeypatch.setattr(examination, "has_fp8", lambda device: self.capability >= (8, 9))
+        monkeypatch.setattr(examination, "read_machine", self._machine)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: self.capability)
 
     def _choose(self, device: torch.device, dtype: torch.dtype) -> Any:
@@ -190,8 +190,8 @@ class Gpu:
     def _machine(self, device: torch.device) -> Machine:
         return Machine(device="cuda:0", free_bytes=int(self.free * 1e9), host_free_bytes=10**12)
 
-    def report(self, **options: Any) -> doctor.Report:
-        return doctor.examine(TINY, "0", locate, measure=False, **options)
+    def report(self, **options: Any) -> examination.Report:
+        return examination.examine(TINY, "0", locate, measure=False, **options)
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_streaming_is_told_and_missed_only_where_it_was_not_asked_for(gpu: Gpu) 
         vocabulary=128256,
         read_bytes=10**6,
     )
-    gpu.monkeypatch.setattr(doctor, "sizes_of", lambda *_, **__: sizes)
+    gpu.monkeypatch.setattr(examination, "sizes_of", lambda *_, **__: sizes)
     gpu.free = 24.0
     found = part(gpu.report(), "memory")
     assert found.path.startswith("streamed: ")
@@ -260,7 +260,7 @@ def test_streaming_is_told_and_missed_only_where_it_was_not_asked_for(gpu: Gpu) 
 
 
 def test_claims_name_measurements_that_are_here() -> None:
-    for claim in filter(None, doctor.BRINGS.values()):
+    for claim in filter(None, examination.BRINGS.values()):
         assert re.search(r"\d", claim)
         for named in re.findall(r"benchmarks/\S+\.md", claim):
             assert (ROOT / named).exists()
@@ -269,9 +269,9 @@ def test_claims_name_measurements_that_are_here() -> None:
 def test_what_is_said_of_8b_is_what_its_page_says() -> None:
     limited, whole = "one candidate, limit 10", "one candidate, all questions"
     bf16, fp8 = (figures(limited)[i] for i in (3, -1))
-    assert f"{fp8:.2f} s instead of {bf16:.2f} " in (doctor.BRINGS["fp8"] or "")
+    assert f"{fp8:.2f} s instead of {bf16:.2f} " in (examination.BRINGS["fp8"] or "")
     for which, work in (("limit 10", limited), ("all questions", whole)):
-        assert doctor.SHARE_OF_MATRIX_RATE["Triton"][which] == round(figures(f"{work}, bf16, exact")[-1], 2)
+        assert examination.SHARE_OF_MATRIX_RATE["Triton"][which] == round(figures(f"{work}, bf16, exact")[-1], 2)
 
 
 def figures(work: str) -> list[float]:
@@ -282,7 +282,7 @@ def figures(work: str) -> list[float]:
 
 
 def test_every_forecast_has_its_share(gpu: Gpu) -> None:
-    tokens, shares = doctor.MMLU_TOKENS, doctor.SHARE_OF_MATRIX_RATE["Triton"]
+    tokens, shares = examination.MMLU_TOKENS, examination.SHARE_OF_MATRIX_RATE["Triton"]
     assert shares.keys() == tokens.keys()
     pace = gpu.report().pace
     assert pace is not None
@@ -295,6 +295,6 @@ def test_a_model_error_of_any_kind_is_a_reason() -> None:
     def nowhere(pair: Pair, role: Any) -> Path:
         raise ModelError("it is nowhere")
 
-    report = doctor.examine(TINY, "cpu", nowhere, measure=True)
+    report = examination.examine(TINY, "cpu", nowhere, measure=True)
     assert report.problems == ["it is nowhere"]
     assert part(report, "memory").path == "not planned; both models take 0.01 GB in bfloat16"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ Search = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Search:
     """A small search of the bundled pair, from the folder `tmp_path`."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # drawings take longer than the search
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GA_CACHE_DIR", str(tmp_path / "cache"))
     few = ["--population", "4", "--generations", "1", "--fast-limit", "4", "--full-limit", "8", "--final-limit", "0"]

@@ -22,6 +22,7 @@ from model_preparation.sources import add_pair_options
 from tests.genetic_algorithm.conftest import FACTORY, SMALL
 from tests.genetic_algorithm.simulator import NUM_LAYERS, Simulator
 
+pytestmark = pytest.mark.usefixtures("no_drawings")
 HERE = ["--evaluator", FACTORY, *SMALL]
 
 

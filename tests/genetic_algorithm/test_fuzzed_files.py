@@ -30,12 +30,16 @@ RUN = {
 CONFIG = {"format": 1, "timestamp": "20260101_100000", "run": RUN, "command": ["run_search"], "versions": {}}
 
 
+pytestmark = pytest.mark.usefixtures("no_drawings")  # which a finished run makes anew where its result was written
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a search that is over."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIM_QUESTIONS", "70")
+        patch.setitem(sys.modules, "matplotlib", None)  # drawings take longer than the search
         assert run_search.main([*COMMAND, str(folder)]) == 0
     return folder
 

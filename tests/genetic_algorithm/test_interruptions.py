@@ -8,6 +8,8 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 
 from tests.genetic_algorithm.conftest import CommandLine
 
+pytestmark = pytest.mark.usefixtures("no_drawings")
 SLOW = {"SIM_SLEEP_S": "0.004"}
 
 
@@ -130,27 +133,20 @@ def test_stopped_before_it_began_it_says_that_nothing_was_written(command_line: 
     assert not (command_line.folder / "run").exists()
 
 
-def not_measured(environment: dict[str, str]) -> dict[str, str]:
-    """Less what makes coverage write a file of its own, for which there is no room either."""
-    return {name: value for name, value in environment.items() if not name.startswith("COVERAGE_")}
+@contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """No file can have more bytes, as where a disk is full."""
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
 
 
 @pytest.mark.parametrize("kilobytes", [0, 2, 9, 16])
 def test_a_disk_that_is_full_is_one_line_and_the_run_resumes(command_line: CommandLine, kilobytes: int) -> None:
     assert command_line.run(out="undisturbed").returncode == 0
 
-    def small_files() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1024 * kilobytes, 1024 * kilobytes))
-
-    full = subprocess.run(
-        command_line.command(),
-        cwd=command_line.folder,
-        env=not_measured(command_line.environment),
-        preexec_fn=small_files,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    full = command_line.run(inside=small_files(1024 * kilobytes))
     assert full.returncode == 1
     errors = [line for line in full.stderr.splitlines() if "error" in line.lower()]
     assert len(errors) == 1

@@ -18,6 +18,7 @@ from genetic_algorithm import observers, run_search
 from genetic_algorithm.observers import Values
 from tests.genetic_algorithm.conftest import FACTORY, ROOT, SMALL, CommandLine
 
+pytestmark = pytest.mark.usefixtures("no_drawings")
 HERE = ["--evaluator", FACTORY, *SMALL]
 WANDB_SETTINGS = (
     "WANDB_MODE",
@@ -306,7 +307,7 @@ def test_wandb_goes_on_with_the_same_run_offline(command_line: CommandLine) -> N
     time.sleep(2 * observers._WANDB_FLUSH_S)
     process.kill()
     process.communicate(timeout=60)
-    again = command_line.run(*flags)
+    again = command_line.run_anew(*flags)
     assert again.returncode == 0, again.stderr
     assert "wandb: " not in again.stderr  # our own lines only
     (result,) = (command_line.folder / "run").glob("search_result_*.json")

@@ -10,6 +10,7 @@ import pytest
 
 from tests.genetic_algorithm.conftest import CommandLine
 
+pytestmark = pytest.mark.usefixtures("no_drawings")
 STEPS = """
 from genetic_algorithm.questions import FAST
 from genetic_algorithm.strategies.racing import VERIFY, race_forecast, verify

@@ -20,6 +20,9 @@ class Terminal(io.StringIO):
         return True
 
 
+pytestmark = pytest.mark.usefixtures("no_drawings")
+
+
 @pytest.fixture(autouse=True)
 def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIM_QUESTIONS", "70")

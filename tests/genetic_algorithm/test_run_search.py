@@ -13,6 +13,7 @@ from genetic_algorithm import arguments, run_folder, run_search
 from genetic_algorithm.progress import spell_seconds
 from tests.genetic_algorithm.conftest import FACTORY, ROOT, SMALL, CommandLine
 
+pytestmark = pytest.mark.usefixtures("no_drawings")
 HERE = ["--evaluator", FACTORY, *SMALL]
 
 
@@ -385,7 +386,7 @@ def test_the_whole_search_loads_no_torch(tmp_path: Path) -> None:
 def test_it_runs_from_any_folder_with_a_users_own_evaluator(command_line: CommandLine) -> None:
     module = "from tests.genetic_algorithm.simulator import Simulator\ndef make(): return Simulator(1, 70)\n"
     (command_line.folder / "mine.py").write_text(module)
-    done = command_line.run("--evaluator", "mine:make")
+    done = command_line.run_anew("--evaluator", "mine:make")
     assert done.returncode == 0, done.stderr
     assert command_line.result()["evaluator"] == {"factory": "mine:make"}
 

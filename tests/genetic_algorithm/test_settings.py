@@ -16,6 +16,8 @@ from evaluation.entry import run_tool
 from genetic_algorithm import run_search
 from tests.genetic_algorithm.conftest import FACTORY, SMALL
 
+pytestmark = pytest.mark.usefixtures("no_drawings")
+
 
 @pytest.fixture(autouse=True)
 def _apart(monkeypatch: pytest.MonkeyPatch) -> None:

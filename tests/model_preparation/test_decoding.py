@@ -86,7 +86,7 @@ def test_texts_of_every_length_are_those_of_generate(
     assert decoder.room == 17 + 8
 
 
-@pytest.mark.parametrize("layers", [(), (0, 2, 4)])
+@pytest.mark.parametrize("layers", [pytest.param((), marks=long_one), (0, 2, 4)])
 def test_the_tiny_pair_says_the_same(layers: tuple[int, ...], graphs: Callable[[], int]) -> None:
     tiny = get_pair("tiny")
     base, donor = (str(source.folder) for source in (tiny.base, tiny.donor))
@@ -158,7 +158,9 @@ def test_a_text_after_an_interrupted_one_is_whole(compiled: Any, graphs: Callabl
         assert torch.equal(decoder.generate(prompt(9), **GREEDY), model.generate(prompt(9), **GREEDY))
 
 
-@every_mix
+@pytest.mark.parametrize(
+    "layers", [pytest.param(MIXES[mix], id=mix, marks=() if mix == "some" else long_one) for mix in MIXES]
+)
 def test_room_grows_when_a_text_needs_it(
     layers: tuple[int, ...], graphs: Callable[[], int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -324,8 +324,22 @@ def _take_terminal(descriptor: int) -> None:
     fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
 
 
-@pytest.mark.parametrize("end", ["\n", "\x04"])
-def test_a_conversation_on_a_terminal(end: str, checkpoint: Path) -> None:
+class Typed(io.StringIO):
+    """What is typed on a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_an_empty_line_ends_a_conversation(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Typed("Hello world\n\nHello\n"))
+    assert main(["--checkpoint", str(checkpoint), "--gpu", "cpu", "--max_new_tokens", "4"]) == 0
+    assert capsys.readouterr().out == continued(checkpoint, "Hello world") + "\n"
+
+
+def test_a_conversation_on_a_terminal(checkpoint: Path) -> None:
     terminal = Terminal("--checkpoint", str(checkpoint), "--max_new_tokens", "100000")
     try:
         terminal.wait_for("\n> ")
@@ -334,7 +348,7 @@ def test_a_conversation_on_a_terminal(end: str, checkpoint: Path) -> None:
         terminal.wait_for(first.split()[0])
         terminal.type("\x03")
         terminal.wait_for("> ")
-        terminal.type(end)
+        terminal.type("\x04")
         assert terminal.process.wait(30) == 0
     finally:
         terminal.process.kill()

@@ -138,7 +138,7 @@ def test_donor_knows_and_base_guesses():
     letters = [tokenizer.convert_tokens_to_ids(letter) for letter in "ABCD"]
     right: dict[str, list[float]] = {"base": [], "donor": []}
     for subject in questions.SUBJECTS:
-        asked = documents("heldout", subject)[:128]
+        asked = documents("heldout", subject)[:64]
         texts = [
             d["question"] + "".join(f"\n{x}. {c}" for x, c in zip("ABCD", d["choices"], strict=True)) + "\nAnswer:"
             for d in asked

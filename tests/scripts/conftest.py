@@ -82,7 +82,7 @@ def recorder(tmp_path: Path) -> Path:
     log = tmp_path / "modules run"
     return write_program(
         tmp_path / "bin" / "recording python",
-        f"""#!{sys.executable}
+        f"""#!{sys.executable} -S
 import json, os, pathlib, sys
 arguments = sys.argv[1:]
 is_question = arguments[2:3] == ["model_preparation.pair_facts"]

@@ -19,6 +19,7 @@ import pytest
 
 from genetic_algorithm import run_folder
 from genetic_algorithm.report import live
+from genetic_algorithm.report.figures import drawn
 from genetic_algorithm.report.page import render
 from genetic_algorithm.report.reading import RunDocuments, paths_of
 from tests.genetic_algorithm.conftest import CommandLine
@@ -33,6 +34,12 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ready_to_draw() -> None:
+    """So that no copy of this process has to import matplotlib and to find its fonts once more."""
+    drawn("any", "", 100, lambda figure: figure.subplots())
 
 
 @pytest.fixture
@@ -84,6 +91,7 @@ def test_a_quick_refresh_still_waits_ten_seconds(paths: run_folder.RunPaths, mon
     assert set(np.diff(drawn)) == {12.0}
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_a_resumed_search_does_not_take_the_report_back(paths: run_folder.RunPaths) -> None:
     clock, first = Clock(), Told()
     report = live.LiveReport(paths, first.search, first.document, clock)

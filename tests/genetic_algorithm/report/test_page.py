@@ -13,6 +13,7 @@ import pytest
 from genetic_algorithm import SearchConfig
 from genetic_algorithm.report import compare
 from genetic_algorithm.report.page import RELOAD_S, render
+from tests.conftest import long_one
 from tests.genetic_algorithm.report.runs import CONFIG, Deep, Page, Told, WithDivergence
 
 DRAWINGS = ["convergence", "layer-counts", "layers", "interactions", "subjects", "rivals"]
@@ -108,11 +109,10 @@ def test_alternative_texts_tell_what_the_data_tell(told: Told, page: str) -> Non
     assert f"{documents.data['noise']['bound']:.3f}" in alts["convergence"]
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_names_from_outside_are_only_text(name: str, tmp_path: Path) -> None:
-    told = Told(names=(name, *("abc"))).finish()
+def test_names_from_outside_are_only_text(tmp_path: Path) -> None:
+    told = Told(names=HOSTILE).finish()
     folder = tmp_path / "it's $HOME <b>&amp; more"
-    page = told.page(folder=folder, command=["run_search", "--output-dir", name])
+    page = told.page(folder=folder, command=["run_search", *HOSTILE])
     found = Page(page)
     assert not found.every("script")
     assert not found.every("img")
@@ -123,6 +123,7 @@ def test_names_from_outside_are_only_text(name: str, tmp_path: Path) -> None:
     assert "\x00" not in page
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_the_command_that_makes_the_checkpoint_survives_any_path(tmp_path: Path) -> None:
     folder = tmp_path / "it's a $HOME run"
     (code,) = re.findall(r"<code>(cd model_preparation.*?)</code>", Told().finish().page(folder=folder), re.S)
@@ -130,6 +131,7 @@ def test_the_command_that_makes_the_checkpoint_survives_any_path(tmp_path: Path)
     assert lines[1][lines[1].index("--from_result") + 1] == str(folder / "search_result_20260102_030405.json")
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_an_evaluator_of_ones_own_has_no_checkpoint(told: Told) -> None:
     run = {"evaluator": {"factory": "my.module:make"}, "search": vars(CONFIG)}
     page = told.page(run=run)
@@ -187,12 +189,13 @@ def test_without_a_hold_out_no_score_is_called_one() -> None:
     assert "that also chose" in text
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_failed_sets_are_named() -> None:
     text = Page(Told(broken=["3", "2+9"]).finish().page()).text
     assert re.search(r"(1|2) layer sets? could not be evaluated and (was|were) left out: 3", text)
 
 
-@pytest.mark.parametrize("layers", [32, 80])
+@pytest.mark.parametrize("layers", [pytest.param(32, marks=long_one), 80])
 def test_deep_models_fit(layers: int) -> None:
     config = replace(CONFIG, max_passes=None, max_questions=25_000)
     told = Told(config, Deep(layers)).finish()
@@ -209,6 +212,7 @@ def test_few_layer_counts(layer_counts: tuple[int, int]) -> None:
     Page(told.page())
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_constraints_are_told() -> None:
     config = SearchConfig(population=6, generations=2, fast_limit=10, full_limit=40, must_include=(2,), forbid=(0, 5))
     text = Page(Told(config).finish().page()).text
