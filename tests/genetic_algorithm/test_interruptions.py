@@ -33,7 +33,7 @@ def _wait_for_lines(process: subprocess.Popen[str], journal: Path, lines: int) -
 
 
 KILLS = 20
-LONGER = ("--population", "14", "--generations", "5", "--max-passes", "12")
+LONGER = ("--population", "30", "--generations", "8", "--max-passes", "40")  # 160 answered sets and more
 
 
 @pytest.mark.parametrize("strategy", ["ga", "ga-original"])
