@@ -36,6 +36,8 @@ from models.packed.layers import PackedLayers
 PLANS_KEPT = 256
 """Of 128 questions each, as the journal asks for, these are all of MMLU twice; some megabytes on the device."""
 
+_FILLED = 0.9
+"""Of a batch by questions of mean length, so that those of most chunks fit into one."""
 _log = logging.getLogger(__name__)
 _VERSIONS = ("torch", "transformers", "tokenizers", "lm_eval")
 
@@ -105,6 +107,22 @@ class Engine:
         """Of each question, those of all its rows: what asking it costs, beside other questions."""
         rows = self.questions.first_row_Q1
         return np.add.reduceat(self.questions.lengths_R, rows[:-1]).astype(np.float64)
+
+    @property
+    def least_questions(self) -> int | None:
+        """How many questions keep the device busy; None for those of a whole slice.
+
+        A multiple of them, from the first of a list on, has the answers that it has within the list, to the last bit:
+        several workers share a list out so.
+        """
+        return None if self._chunk_questions is None else self._chunk_questions * torch.get_num_threads()
+
+    @property
+    def _chunk_questions(self) -> int | None:
+        """Questions of a batch on a CPU, each core of which takes batches of its own; a GPU's fill a slice."""
+        if self.pair.device.type != "cpu":
+            return None
+        return max(1, int(_FILLED * self.batch_tokens / self.tokens.mean()))
 
     @property
     def subject_names(self) -> tuple[str, ...]:
@@ -267,6 +285,7 @@ class Engine:
                 vocab_size=self.pair.model.config.vocab_size,
                 device=self.pair.device,
                 log_probs=log_probs,
+                chunk_questions=self._chunk_questions,
             )
         return self._plans[key]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -61,6 +62,7 @@ def make_plan(
     vocab_size: int,
     device: torch.device,
     log_probs: bool = False,
+    chunk_questions: int | None = None,
 ) -> Plan:
     """Batches for the questions `asked`, the same whatever layer sets they are for.
 
@@ -71,22 +73,27 @@ def make_plan(
         vocab_size: Logits per position.
         device: Where the tensors go.
         log_probs: Normalise every target over the vocabulary, where ranking alone would not need it.
+        chunk_questions: No batch has questions of two chunks of so many, so that answers are those of each chunk asked
+            by itself, to the last bit; None for no such bounds.
     """
     rows, question_of_row = _spread(questions.first_row_Q1, asked)
     tokens_R = [questions.row(r) for r in rows]
     choices = questions.gold_QC.shape[1]
     batches = []
-    group_R, prefix_R = common_beginnings(tokens_R)
-    for packed in pack(tokens_R, group_R, batch_tokens, prefix_R=prefix_R):
-        members = packed.members_R
-        targets, row_of_target = _spread(questions.first_target_R1, rows[members])
-        question_M = question_of_row[members][row_of_target]
-        at_M = packed.at(row_of_target, questions.position_M[targets])
-        slot_M = question_M * choices + questions.choice_M[targets]
-        raw_M = questions.one_token_Q[asked[question_M]] & (not log_probs)
-        most = max(1, MAX_LOGITS // vocab_size)
-        keep_P, readouts = _readouts(at_M, raw_M, questions.token_M[targets], slot_M, most, device)
-        batches.append(Batch(*_run(packed, keep_P, device), readouts))
+    starts = np.searchsorted(question_of_row, np.arange(0, len(asked), chunk_questions or max(1, len(asked))))
+    for low, high in pairwise([*starts.tolist(), len(rows)]):
+        chunk_R = tokens_R[low:high]
+        group_R, prefix_R = common_beginnings(chunk_R)
+        for packed in pack(chunk_R, group_R, batch_tokens, prefix_R=prefix_R):
+            members = low + packed.members_R
+            targets, row_of_target = _spread(questions.first_target_R1, rows[members])
+            question_M = question_of_row[members][row_of_target]
+            at_M = packed.at(row_of_target, questions.position_M[targets])
+            slot_M = question_M * choices + questions.choice_M[targets]
+            raw_M = questions.one_token_Q[asked[question_M]] & (not log_probs)
+            most = max(1, MAX_LOGITS // vocab_size)
+            keep_P, readouts = _readouts(at_M, raw_M, questions.token_M[targets], slot_M, most, device)
+            batches.append(Batch(*_run(packed, keep_P, device), readouts))
     absent_QC = np.arange(choices) >= questions.num_choices_Q[asked, None]
     return Plan(batches, absent_QC, questions.gold_QC[asked])
 

@@ -134,15 +134,17 @@ class Remembering:
         # An evaluator of many workers takes all at once, and gives what it has as it comes.
         all_at_once = getattr(self._inner, "pieces", None)
         if all_at_once is not None and groups:
-            done = self._spread(all_at_once, list(groups.values()))
+            done = self._spread(all_at_once, once, list(groups.values()))
         else:
-            done = chain.from_iterable(self._evaluate(sets, missing) for missing, sets in groups.values())
+            done = chain.from_iterable(self._evaluate(sets, once, missing) for missing, sets in groups.values())
         for layers in done:
             yield layers, self._journal.covering(layers, asked)[1]
 
-    def _evaluate(self, sets: list[LayerSet], missing: NDArray[np.int64]) -> Iterator[LayerSet]:
+    def _evaluate(
+        self, sets: list[LayerSet], asked: NDArray[np.int64], missing: NDArray[np.int64]
+    ) -> Iterator[LayerSet]:
         """Ask for every slice of `missing`; yield each set once its last slice is on disk."""
-        pieces = self._sliced(missing)
+        pieces = _within(self._slices(asked), missing)
         racing = sets
         for piece in pieces[:-1]:
             if not racing:
@@ -158,12 +160,16 @@ class Remembering:
         pieces: Callable[
             [Sequence[tuple[list[LayerSet], NDArray[np.int64]]]], Iterator[tuple[LayerSet, NDArray[np.int64], Answers]]
         ],
+        asked: NDArray[np.int64],
         groups: list[Group],
     ) -> Iterator[LayerSet]:
-        """Ask for every slice of every group together; yield each set once all of its slices are on disk."""
-        jobs = [(sets, piece) for missing, sets in groups for piece in self._sliced(missing)]
+        """Ask for every piece of every group together; yield each set once all of its pieces are on disk."""
+        least = getattr(self._inner, "least_questions", None) or self._slice_questions
+        shared = [piece[at : at + least] for piece in self._slices(asked) for at in range(0, len(piece), least)]
+        parts = [(missing, sets, _within(shared, missing)) for missing, sets in groups]
+        jobs = [(sets, piece) for _, sets, of_group in parts for piece in of_group]
         missing_of = {layers: missing for missing, sets in groups for layers in sets}
-        left = {layers: len(self._sliced(missing)) for layers, missing in missing_of.items()}
+        left = {layers: len(of_group) for _, sets, of_group in parts for layers in sets}
         since = time.monotonic()
         for layers, questions, given in pieces(jobs):
             problem = _problem(given, len(questions))
@@ -181,9 +187,9 @@ class Remembering:
                 self._fail(layers, Failure(missing_of[layers], reason))
         self._write_failures(list(left))
 
-    def _sliced(self, questions: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """So that a kill loses little; the same slices however many workers there are."""
-        return np.array_split(questions, -(-len(questions) // self._slice_questions))
+    def _slices(self, asked: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """So that a kill loses little; the same slices however many workers there are, and whatever is known."""
+        return np.array_split(asked, -(-len(asked) // self._slice_questions))
 
     def _write_failures(self, sets: list[LayerSet]) -> None:
         failed = {layers: self._failed[layers] for layers in sets if layers in self._failed}
@@ -279,6 +285,12 @@ class Remembering:
         if not self._has_warned_of_repeats:
             _log.warning("the evaluator answered twice for %s: the first answer counts, here and from now on", layers)
         self._has_warned_of_repeats = True
+
+
+def _within(pieces: Sequence[NDArray[np.int64]], missing: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """What is missing of each piece, where anything is; all are sorted."""
+    found = (piece[np.isin(piece, missing, assume_unique=True)] for piece in pieces)
+    return [piece for piece in found if len(piece)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays do not compare to one truth value

@@ -114,6 +114,11 @@ class ClusterEvaluator:
         return self._facts.coarse_from
 
     @property
+    def least_questions(self) -> int | None:
+        """How many questions keep a worker busy; None for those of a whole slice."""
+        return self._facts.least_questions
+
+    @property
     def fingerprint(self) -> Mapping[str, Any]:
         """What shapes an answer: the same for all workers."""
         return self._facts.fingerprint

@@ -35,6 +35,7 @@ class Facts:
     coarse_from: int | None
     fingerprint: Mapping[str, Any]
     setting: str
+    least_questions: int | None = None
 
     def difference(self, other: Facts) -> str:
         """What shapes an answer and is not the same there, in words; empty where all is."""
@@ -76,6 +77,7 @@ class Worker:
             coarse_from=getattr(evaluator, "coarse_from", None),
             fingerprint=fingerprint,
             setting=getattr(evaluator, "setting", ""),
+            least_questions=getattr(evaluator, "least_questions", None),
         )
 
     def describe(self) -> tuple[dict[str, Any], float | None]:

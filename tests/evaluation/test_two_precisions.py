@@ -40,7 +40,7 @@ def test_questions_of_either_kind_are_answered_by_their_engine(both: TwoPrecisio
     assert any(not np.array_equal(of_exact[s].margin, of_coarse[s].margin) for s in sets)
     for layers, found in both.answers(sets, mixed):
         expected = [(of_coarse if q >= count else of_exact)[layers].margin[q % count] for q in mixed]
-        np.testing.assert_allclose(found.margin, expected, atol=0.3)  # bfloat16 sums in batches of another shape
+        np.testing.assert_allclose(found.margin, expected, atol=0.5)  # bfloat16 sums in batches of another shape
 
 
 def test_each_question_is_there_twice_and_the_journal_would_know(both: TwoPrecisions, exact: Engine) -> None:

@@ -81,3 +81,15 @@ def test_a_donor_that_cannot_be_asked_is_left_out() -> None:
             return iter(())
 
     assert ask_donor(told.search, Refusing(0, per_subject=60)) is None
+
+
+def test_a_donor_that_has_what_the_base_has_divides_nothing_by_nothing() -> None:
+    class AllRight(WithDivergence):
+        def answers(
+            self, batch: Sequence[LayerSet], questions: NDArray[np.int64]
+        ) -> Iterator[tuple[LayerSet, Answers]]:
+            for layers, answers in super().answers(batch, questions):
+                yield layers, answers._replace(correct=np.ones(len(questions), bool))
+
+    conclusion = Told(evaluator=AllRight(0, per_subject=60)).finish().document()["conclusion"]
+    assert conclusion.endswith("on these, which is not established to be more than the base has.")

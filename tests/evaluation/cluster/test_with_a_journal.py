@@ -59,6 +59,25 @@ def test_each_set_and_question_is_written_once_and_a_resumed_journal_asks_the_re
     assert len(lines) == 20 * 3
 
 
+def test_workers_share_out_as_few_questions_as_keep_one_busy_whatever_is_known(tmp_path: Path) -> None:
+    """Slices of 40 questions are 14, 13 and 13, and each is cut from its beginning."""
+    pieces = [range(6), range(6, 12), range(12, 14), range(14, 20), range(20, 26), range(26, 27)]
+    pieces += [range(27, 33), range(33, 39), range(39, 40)]
+    sets, path = population(6), tmp_path / "journal.jsonl"
+
+    class Few(Slow):
+        least_questions = 6
+
+    with cluster(lambda worker: Few(), 2) as (evaluator, _):
+        assert evaluator.least_questions == 6
+        first = remembering(evaluator, path)
+        dict(first.answers(sets[:2], np.arange(20, 26)))
+        dict(first.answers(sets, ALL))
+    lines = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    spelled = [f"{piece[0]}-{piece[-1]}" if len(piece) > 1 else str(piece[0]) for piece in pieces]
+    assert Counter(line["questions"] for line in lines) == dict.fromkeys(spelled, 6)
+
+
 def test_a_set_that_fails_is_recorded_with_its_reason_and_tried_again_when_told_so(tmp_path: Path) -> None:
     sets, path = population(20), tmp_path / "journal.jsonl"
     with cluster(lambda worker: Slow(before=raising(BAD)), 3) as (evaluator, _):
