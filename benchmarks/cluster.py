@@ -29,7 +29,7 @@ from evaluation.cluster.driver import ClusterEvaluator
 from evaluation.cluster.options import ClusterOptions, parse_gpus
 from evaluation.cluster.ray_pool import RayPool
 from evaluation.entry import run_tool
-from evaluation.remembering import SLICE_QUESTIONS
+from evaluation.remembering import slices
 from genetic_algorithm import Answers, Evaluator, LayerSet, SearchSpace
 
 Ask = Callable[[], Mapping[LayerSet, Answers]]
@@ -133,15 +133,15 @@ def asked_questions(evaluator: Evaluator, limit: int) -> Any:
 
 def answers_of(evaluator: Evaluator, sets: Sequence[LayerSet], asked: Any) -> Mapping[LayerSet, Answers]:
     """In slices, as a search's journal asks."""
-    slices = np.array_split(asked, -(-len(asked) // SLICE_QUESTIONS))
     if isinstance(evaluator, ClusterEvaluator):
+        shared = slices(asked, least=evaluator.least_questions)
         parts: dict[LayerSet, dict[int, Answers]] = {layers: {} for layers in sets}
-        for layers, questions, answers in evaluator.pieces([(list(sets), piece) for piece in slices]):
+        for layers, questions, answers in evaluator.pieces([(list(sets), piece) for piece in shared]):
             parts[layers][int(questions[0])] = answers
         ordered = {layers: [found[key] for key in sorted(found)] for layers, found in parts.items()}
     else:
         ordered = {layers: [] for layers in sets}
-        for piece in slices:
+        for piece in slices(asked):
             for layers, answers in evaluator.answers(sets, piece):
                 ordered[layers].append(answers)
     return {

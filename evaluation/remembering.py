@@ -40,6 +40,19 @@ def journal_header(evaluator: Evaluator) -> dict[str, Any]:
     }
 
 
+def slices(
+    asked: NDArray[np.int64], longest: int = SLICE_QUESTIONS, least: int | None = None
+) -> list[NDArray[np.int64]]:
+    """What is asked at once, so that a kill loses little: the same slices whatever is known already.
+
+    Several workers share out pieces of `least` questions of each slice, which are answered as the slice is.
+    """
+    pieces = np.array_split(asked, -(-len(asked) // longest))
+    if least is None:
+        return pieces
+    return [piece[at : at + least] for piece in pieces for at in range(0, len(piece), least)]
+
+
 class Remembering:
     """Wraps an evaluator and a journal; rerunning a search over it resumes that search.
 
@@ -144,7 +157,7 @@ class Remembering:
         self, sets: list[LayerSet], asked: NDArray[np.int64], missing: NDArray[np.int64]
     ) -> Iterator[LayerSet]:
         """Ask for every slice of `missing`; yield each set once its last slice is on disk."""
-        pieces = _within(self._slices(asked), missing)
+        pieces = _within(slices(asked, self._slice_questions), missing)
         racing = sets
         for piece in pieces[:-1]:
             if not racing:
@@ -164,8 +177,7 @@ class Remembering:
         groups: list[Group],
     ) -> Iterator[LayerSet]:
         """Ask for every piece of every group together; yield each set once all of its pieces are on disk."""
-        least = getattr(self._inner, "least_questions", None) or self._slice_questions
-        shared = [piece[at : at + least] for piece in self._slices(asked) for at in range(0, len(piece), least)]
+        shared = slices(asked, self._slice_questions, getattr(self._inner, "least_questions", None))
         parts = [(missing, sets, _within(shared, missing)) for missing, sets in groups]
         jobs = [(sets, piece) for _, sets, of_group in parts for piece in of_group]
         missing_of = {layers: missing for missing, sets in groups for layers in sets}
@@ -186,10 +198,6 @@ class Remembering:
                 reason = reasons.get(layers, "the evaluator gave no answer for it")
                 self._fail(layers, Failure(missing_of[layers], reason))
         self._write_failures(list(left))
-
-    def _slices(self, asked: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """So that a kill loses little; the same slices however many workers there are, and whatever is known."""
-        return np.array_split(asked, -(-len(asked) // self._slice_questions))
 
     def _write_failures(self, sets: list[LayerSet]) -> None:
         failed = {layers: self._failed[layers] for layers in sets if layers in self._failed}
