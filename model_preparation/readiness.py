@@ -29,7 +29,8 @@ def _model(pair: Pair, role: Role) -> Finding:
     try:
         return Finding(role, f"{pair.source(role).name} in {locate(pair, role, download=False)}")
     except ModelError as error:
-        return Finding(role, None, f"{pair.source(role).name}, of the pair {pair.name}", str(error).partition("; ")[2])
+        brings = f"a search of the pair {pair.name}, whose {role} is {pair.source(role).name}"
+        return Finding(role, None, brings, str(error).partition("; ")[2])
 
 
 def _questions(pair: Pair, mmlu_dir: Path | None, *, is_cut_off: bool) -> Finding:

@@ -153,7 +153,9 @@ def walk(document: str, project: Path, environment: dict[str, str]) -> dict[str,
     printed = {}
     for block in blocks(read(document), "bash"):
         script = "\n".join(
-            DEPLOYED if command == "./DEPLOY_TEST.sh --pair tiny" and not (project / "results").exists() else as_run(command)
+            DEPLOYED
+            if command == "./DEPLOY_TEST.sh --pair tiny" and not (project / "results").exists()
+            else as_run(command)
             for command in commands(block.text)
         )
         if script.replace(":", "").strip():

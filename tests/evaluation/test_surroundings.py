@@ -56,10 +56,12 @@ def test_packages_that_are_missing_are_named_with_what_they_bring(monkeypatch: p
     monkeypatch.setattr(metadata, "version", nothing)
     found = look(ROOT, several_workers=True)
     told = table(found)
-    assert "lm_eval                     NEEDED : asks the questions; ./scripts/quick_test_real.sh" in told
-    assert "matplotlib                  missing: the pictures of a report; pip install matplotlib" in told
+    assert "lm_eval                     NEEDED, for: asking the questions; ./scripts/quick_test_real.sh" in told
+    assert (
+        "matplotlib                  not here; it would bring: the pictures of a report; pip install matplotlib" in told
+    )
     assert finding(found, "ray").problem == (
-        "ray is missing (several GPUs, several hosts); pip install -e '.[cluster]'"
+        "ray is missing (several GPUs, several hosts); pip install -r requirements-cluster.txt"
     )
     assert finding(look(ROOT), "ray").problem is None
 
