@@ -46,7 +46,7 @@ class Finding:
         """One line where it is needed and missing."""
         if self.found is not None or not self.is_needed:
             return None
-        return f"{self.name} is missing ({self.brings}); {self.command}"
+        return f"{self.name} missing ({self.brings}); {self.command}"
 
 
 def look(root: Path, *, several_workers: bool = False) -> list[Finding]:
