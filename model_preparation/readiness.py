@@ -45,7 +45,11 @@ def _questions(pair: Pair, mmlu_dir: Path | None, *, is_cut_off: bool) -> Findin
             return Finding("questions", f"MMLU in {place}")
     remedy = "a search fetches them from Hugging Face; without a network, give a copy of cais/mmlu with --mmlu-dir DIR"
     return Finding(
-        "questions", None, f"a search of the pair {pair.name}, whose questions are those of MMLU", remedy, is_needed=is_cut_off
+        "questions",
+        None,
+        f"a search of the pair {pair.name}, whose questions are those of MMLU",
+        remedy,
+        is_needed=is_cut_off,
     )
 
 
