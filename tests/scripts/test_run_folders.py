@@ -321,6 +321,17 @@ def test_it_looks_again_until_nothing_runs(
     assert [[run["state"] for run in runs] for runs in looks] == [["running"], ["stopped", "stopped"]]
 
 
+def test_the_donor_itself_is_a_row_where_it_was_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    donor = {"layers": list(range(12)), "accuracy": 0.99, "standard_error": 0.004, "questions": 600}
+    write_result(folder, donor=donor | {"holdout_accuracy": 0.99, "full_accuracy": None})
+    assert main(["results", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[4].split() == ["donor", "all", "-", "0.9900", "0.0040", "600", "0.9900"]
+    assert main(["results", "--json", str(folder)]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["finished"]
+    assert found["donor"]["layers"] == donor["layers"]
+
+
 def test_no_result_yet_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["results", "--dir", str(folder.parent)]) == 1
     assert "no result yet" in capsys.readouterr().out
