@@ -333,7 +333,7 @@ def test_a_result_is_shown_with_what_it_establishes(folder: Path, capsys: pytest
     document = write_result(folder, donor=donor)
     assert main(["results", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split("  ")[1:3] == ["rank", "layers"]
+    assert lines[1].split()[:2] == ["rank", "layers"]
     assert lines[2].split() == ["1", "2+9", "0.7900", "0.8000", "0.0200", "400", "0.7800"]
     assert lines[3].split() == ["base", "none", "-", "0.4000", "0.0500", "96", "-"]
     assert lines[4].split() == ["donor", "all", "-", "0.9900", "0.0040", "600", "-"]
