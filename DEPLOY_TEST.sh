@@ -76,26 +76,29 @@ one_layer=$(tool model_preparation.pair_facts one_layer --pair "$PAIR")
 read -ra questions < <(tool model_preparation.pair_facts unseen_questions --pair "$PAIR")
 
 announce "models: base and donor of the pair $PAIR"
-tool model_preparation.modelscope_utils --pair "$PAIR"
+# The last line of each tool, JSON for machines, is left out here: people have been told the same in words.
+tool model_preparation.modelscope_utils --pair "$PAIR" >/dev/null
 
 announce "the donor's layers, one file each"
-tool model_preparation.extract_layers --pair "$PAIR" --output_dir "$layers"
+tool model_preparation.extract_layers --pair "$PAIR" --output_dir "$layers" >/dev/null
 
-announce "a layer replacement: layer $one_layer"
-tool model_preparation.test_specific_combination --pair "$PAIR" --layers "$one_layer" --limit 50 --gpu_id "$gpu"
+announce "a layer replacement: layer $one_layer, beside the base, percent right"
+tool model_preparation.test_specific_combination --pair "$PAIR" --layers "$one_layer" --limit 50 --gpu_id "$gpu" \
+  >/dev/null
 
 announce "search"
 # Without the language of last lines: the next step, which the search would name, is taken here.
-GA_LANGUAGE="" tool genetic_algorithm.run_search --pair "$PAIR" --gpu "$gpu" --seed "$seed" --output-dir "$run"
+GA_LANGUAGE="" tool genetic_algorithm.run_search --pair "$PAIR" --gpu "$gpu" --seed "$seed" --output-dir "$run" \
+  >/dev/null
 results=("$run"/search_result_*.json)
 
 announce "a checkpoint of the best set found"
 tool model_preparation.create_replaced_model_checkpoint --pair "$PAIR" --from_result "${results[0]}" \
-  --llama_layers_dir "$layers" --output_dir "$checkpoint" --force --gpu "$gpu"
+  --llama_layers_dir "$layers" --output_dir "$checkpoint" --force --gpu "$gpu" >/dev/null
 
 announce "the checkpoint's test"
-tool model_preparation.test_checkpoint --checkpoint "$checkpoint" --full_eval "${questions[@]}" --gpu "$gpu" |
-  tee "$run/checkpoint_test.log"
+tool model_preparation.test_checkpoint --checkpoint "$checkpoint" --full_eval "${questions[@]}" --gpu "$gpu" \
+  >"$run/checkpoint_test.log"
 tail -n 1 "$run/checkpoint_test.log" >"$run/checkpoint_test.json"
 
 announce "the verdict"
@@ -103,9 +106,8 @@ status=0
 tool model_preparation.check_deployment --pair "$PAIR" --result "${results[0]}" \
   --checkpoint "$checkpoint" --checkpoint_test "$run/checkpoint_test.json" --seconds "$SECONDS" || status=$?
 if ((status == 0)); then
-  report=$run/report.html
-  last_line "DEPLOY_TEST.sh: passed; the checkpoint is $checkpoint, its README.txt says how to load it; the report is $report" \
-    "DEPLOY_TEST.sh：全部通过；checkpoint 位于 $checkpoint，加载方法见其中的 README.txt；报告：$report"
+  last_line "DEPLOY_TEST.sh: open the report, $run/report.html; how to load the checkpoint: $checkpoint/README.txt" \
+    "DEPLOY_TEST.sh：全部通过；报告：$run/report.html；checkpoint 的加载方法：$checkpoint/README.txt"
 else
   last_line "DEPLOY_TEST.sh: not passed; the line above says why" "DEPLOY_TEST.sh：未通过，原因见上一行"
 fi

@@ -35,7 +35,7 @@ def evaluate_sets(engine: Engine, sets: Iterable[LayerSet], limit: int | None) -
 def accuracy_report(accuracies: Mapping[LayerSet, Accuracy]) -> str:
     """A table with a line for each group and subject, a column for each set: percent and standard error."""
     first, *_ = accuracies.values()
-    rows = [["", "questions", *map(str, accuracies)]]
+    rows = [["", "questions", *map(_heading, accuracies)]]
     rows.append(_row("total", [accuracy.total for accuracy in accuracies.values()]))
     rows += [_row(name, [accuracy.groups[name] for accuracy in accuracies.values()]) for name in first.groups]
     rows += [
@@ -60,6 +60,10 @@ def _accuracy(questions: QuestionSet, answers: Answers, asked: NDArray[np.int64]
 
 def _part(limit: int | None) -> str:
     return "all" if limit is None else f"limit {limit}"
+
+
+def _heading(layers: LayerSet) -> str:
+    return "base" if not layers.indices else f"{'layer' if len(layers.indices) == 1 else 'layers'} {layers}"
 
 
 def _row(name: str, scores: Sequence[Score]) -> list[str]:

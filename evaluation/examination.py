@@ -44,6 +44,9 @@ SHARE_OF_MATRIX_RATE: dict[str, dict[str, float]] = {"Triton": {"limit 10": 0.91
 over that of its matrix products alone, as measured at 8B size in bfloat16 (benchmarks/engine-h200-2026-11.md); larger
 where questions share more of their beginnings, which are run once."""
 
+LARGE_GB = 1.0
+"""Size of base and donor, in 10**9 bytes, above which a CPU alone is no help."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -81,7 +84,9 @@ class Report:
         for missing in dict.fromkeys(part.missing for part in self.parts if part.missing):
             lacking = [part for part in self.parts if part.missing == missing]
             lines.append(f"missing: {missing} ({', '.join(part.name for part in lacking)})")
-            lines += [f"         {brings}" for brings in dict.fromkeys(part.brings for part in lacking) if brings]
+            lines += [
+                f"         with it: {brings}" for brings in dict.fromkeys(part.brings for part in lacking) if brings
+            ]
         if self.pace is not None:
             told = ", ".join(f"{seconds:.3g} ({which})" for which, seconds in self.pace.seconds.items())
             lines.append(f"seconds per candidate: {told}; {self.pace.how}")
@@ -145,6 +150,8 @@ def examine(
         except torch.OutOfMemoryError:
             problems.append(f"out of memory on {device}; stop what else runs there, or give --gpu cpu")
     lacks_gpu = _why_no_gpu() if device.type == "cpu" else None
+    if problems and lacks_gpu and (pair.size_gb or 0) > LARGE_GB:
+        problems.append("no GPU is used, without which a search of this pair is too slow to be of use")
     parts = [
         *(
             Part(name, kernels, *_why_plain(device, warnings, lacks_gpu, is_plain=is_plain))

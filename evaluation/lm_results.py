@@ -6,6 +6,7 @@ OUTPUT/<model>/results_<time>.json and, with a line for each question, samples_<
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def run_lm_eval(
         raise EvaluationError(f"{output} is to be a folder, but its name ends in .json; give another")
     output.mkdir(parents=True, exist_ok=True)  # before hours of work
     tracker = EvaluationTracker(output_path=str(output))
-    with _one_bar():
+    with _one_bar(), _quiet_git():
         results = simple_evaluate(
             model=lm,
             model_args={"pretrained": lm.name},
@@ -85,6 +86,26 @@ def _one_bar() -> Iterator[None]:
         yield
     finally:
         noisy.tqdm = bar
+
+
+@contextmanager
+def _quiet_git() -> Iterator[None]:
+    """Leave out what git says where there is no repository: lm-eval asks it for the commit of the working folder."""
+    import lm_eval.evaluator as asking
+
+    asked, asking.get_git_commit_hash = asking.get_git_commit_hash, _commit
+    try:
+        yield
+    finally:
+        asking.get_git_commit_hash = asked
+
+
+def _commit() -> str | None:
+    try:
+        done = subprocess.run(["git", "describe", "--always"], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
 
 
 def _first(name: str, task: Any, order: QuestionOrder, limit: int | None) -> list[int]:

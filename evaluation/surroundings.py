@@ -46,7 +46,7 @@ class Finding:
         """One line where it is needed and missing."""
         if self.found is not None or not self.is_needed:
             return None
-        return f"{self.name} is missing ({self.brings}); {self.command}"
+        return f"{self.name} missing ({self.brings}); {self.command}"
 
 
 def look(root: Path, *, several_workers: bool = False) -> list[Finding]:
@@ -63,7 +63,7 @@ def table(findings: Sequence[Finding]) -> str:
     lines = [f"{one.name:<{width}}  {one.found}" for one in findings if one.found is not None]
     for one in findings:
         if one.found is None:
-            kind = "NEEDED " if one.is_needed else "missing"
+            kind = "NEEDED, for" if one.is_needed else "not here; it would bring"
             lines.append(f"{one.name:<{width}}  {kind}: {one.brings}; {one.command}")
     return "\n".join(lines)
 
@@ -108,12 +108,12 @@ def _python() -> Finding:
 
 
 _PACKAGES = (
-    ("torch", "runs the models", _INSTALL, True),
-    ("transformers", "holds the models' classes", _INSTALL, True),
-    ("lm_eval", "asks the questions", _INSTALL, True),
-    ("modelscope", "downloads Llama without a gate", _INSTALL, False),
+    ("torch", "running the models", _INSTALL, True),
+    ("transformers", "the models' classes", _INSTALL, True),
+    ("lm_eval", "asking the questions", _INSTALL, True),
+    ("modelscope", "Llama from where it is not gated", _INSTALL, False),
     ("triton", "fast kernels on a GPU", "pip install triton", False),
-    ("ray", "several GPUs, several hosts", "pip install -e '.[cluster]'", False),
+    ("ray", "several GPUs, several hosts", "pip install -r requirements-cluster.txt", False),
     ("matplotlib", "the pictures of a report", "pip install matplotlib", False),
     ("tensorboard", "curves with --log-to tensorboard", "pip install -e '.[logging]'", False),
     ("wandb", "curves with --log-to wandb", "pip install -e '.[logging]'", False),

@@ -36,17 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ModelError(f"the checkpoint has layers {test['layers']}, the search found {best['layers']}")
     tested = f"{evaluation['accuracy']:.4f} +- {evaluation['standard_error']:.4f}"
     tested += f" on {evaluation['questions']} questions of {'+'.join(evaluation['tasks'])}"
-    if best.get("holdout_accuracy") is not None:
-        tested += f"; on questions kept back from the search the set scores {best['holdout_accuracy']:.4f}"
     landscape = get_pair(arguments.pair).landscape
     if landscape is not None:
         good, compared = _against_landscape(_read(landscape), layers, max_layers=result["search"]["max_layers"])
+        if best.get("holdout_accuracy") is not None:
+            compared += f"; {best['holdout_accuracy']:.4f} on those of them that the search held out"
     else:
         good, compared = _against_base(result)
     took = "" if arguments.seconds is None else f" in {arguments.seconds} s"
     print(
         f"{'PASSED' if good else 'FAILED'}{took}: layers {layers} of the pair {arguments.pair}; {compared}; "
-        f"the checkpoint scores {tested}; it is {arguments.checkpoint}, "
+        f"its checkpoint, asked others: {tested}; it is {arguments.checkpoint}, "
         f"the search {arguments.result.parent}"
     )
     return 0 if good else 1
@@ -61,7 +61,7 @@ def _against_landscape(landscape: dict[str, Any], layers: str, *, max_layers: in
         raise ModelError(f"the landscape has no set {layers}; search with --max-layers 4 or fewer")
     behind = (within[best] - sets[layers]) / questions
     accuracy, top = sets[layers] / questions, within[best] / questions
-    text = f"{accuracy:.4f} on all {questions} questions, the best of all sets ({best}) {top:.4f}"
+    text = f"{accuracy:.4f} on all {questions} questions of the search, the best of all sets ({best}) {top:.4f}"
     return behind <= TOLERANCE, text
 
 

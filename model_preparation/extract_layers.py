@@ -128,7 +128,8 @@ def extract(
                 writers.start(sum(tensor.nbytes for tensor in tensors.values()), _writer(path, tensors, metadata))
             writers.finish()
     there = len(layers) - len(left)
-    print(f"{len(left)} layers written to {output_dir}, {there} were there and right", file=sys.stderr)
+    beside = f"; {there} were there already, and are what the donor holds" if there else ""
+    print(f"{len(left)} layers written to {output_dir}{beside}", file=sys.stderr)
     return metadata, len(left)
 
 

@@ -29,7 +29,8 @@ def _model(pair: Pair, role: Role) -> Finding:
     try:
         return Finding(role, f"{pair.source(role).name} in {locate(pair, role, download=False)}")
     except ModelError as error:
-        return Finding(role, None, f"{pair.source(role).name}, of the pair {pair.name}", str(error).partition("; ")[2])
+        brings = f"a search of the pair {pair.name}, whose {role} is {pair.source(role).name}"
+        return Finding(role, None, brings, str(error).partition("; ")[2])
 
 
 def _questions(pair: Pair, mmlu_dir: Path | None, *, is_cut_off: bool) -> Finding:
@@ -43,7 +44,13 @@ def _questions(pair: Pair, mmlu_dir: Path | None, *, is_cut_off: bool) -> Findin
         if place.is_dir():
             return Finding("questions", f"MMLU in {place}")
     remedy = "a search fetches them from Hugging Face; without a network, give a copy of cais/mmlu with --mmlu-dir DIR"
-    return Finding("questions", None, "MMLU's, which the pair is searched with", remedy, is_needed=is_cut_off)
+    return Finding(
+        "questions",
+        None,
+        f"a search of the pair {pair.name}, whose questions are those of MMLU",
+        remedy,
+        is_needed=is_cut_off,
+    )
 
 
 def _room(pair: Pair, root: Path) -> list[Finding]:

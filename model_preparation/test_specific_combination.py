@@ -74,7 +74,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--layers", type=layer, nargs="+", required=True, metavar="I", help="layers that run the donor's block")
-    add("--gpu_id", "--gpu", default="auto", metavar="N|cpu|auto", help="device [auto: GPU 0, else the CPU]")
+    add(
+        "--gpu_id", "--gpu-id", "--gpu", default="auto", metavar="N|cpu|auto", help="device [auto: GPU 0, else the CPU]"
+    )
     add("--limit", type=_limit, default=10, metavar="N|none", help="questions of each subject [%(default)s]")
     add_pair_options(parser)
     add("--tasks", nargs="+", default=[], metavar="TASK", help="lm-eval tasks or groups [the pair's]")

@@ -16,7 +16,8 @@ is no result yet, 2 where one is damaged.
   {"finished": [{...}], "unfinished": [folders]}, and for each finished run:
   run, result, report            paths; report is null where there is none
   layers, accuracy               of the best set
-  final_results, base            the ranking and the base, as in the result file
+  final_results, base, donor     the ranking, the base and the donor, as in the
+                                 result file
   ranked_by, conclusion          in words
   usage                          question-evaluations and seconds by stage
 

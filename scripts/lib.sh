@@ -104,19 +104,22 @@ print(key.hexdigest())
 EOF
 }
 
-# Run pip quietly; where it fails, show the end of what it said. Byte code is made when a module is first used, which
-# most of these never are: --no-compile saves a minute.
+# Run pip quietly: pip_install WHAT_FAILED ARGUMENT...; where it fails, show the end of what it said. Byte code is made
+# when a module is first used, which most of these never are: --no-compile saves a minute.
 pip_install() {
+  local what_failed=$1
+  shift
   if ! "$PY" -m pip install --disable-pip-version-check --no-input --no-compile "$@" >>"$SETUP_LOG" 2>&1; then
     say "--- the end of $SETUP_LOG"
     tail -n 15 -- "$SETUP_LOG" >&2
-    die "installing failed; see above for why (no network? disk full?), then run this again: it goes on from here"
+    die "$what_failed, then run this again: it goes on from here"
   fi
 }
 
 # Install what the requirements list, and this project itself, unless that was done before. $1: run, cluster or dev.
 install_requirements() {
   local prefix key flavour list=requirements.txt flavours=("$1")
+  local failed="installing failed; see above for why (no network? disk full?)"
   [[ -z $PYTHON ]] || return 0
   case $1 in
     cluster) list=requirements-cluster.txt ;;
@@ -125,12 +128,13 @@ install_requirements() {
   prefix=$("$PY" -c 'import sys; print(sys.prefix)')
   key=$(requirements_key)
   [[ $(cat -- "$prefix/ga_layer_search.$1" 2>/dev/null) != "$key" ]] || return 0
-  say "installing what $list lists into $prefix (once; minutes) ..."
+  say "installing what $list lists into $prefix (once; minutes; how far: tail -f $SETUP_LOG) ..."
   if [[ -n $TORCH_INDEX_URL ]]; then
-    pip_install --index-url "$TORCH_INDEX_URL" "$(grep '^torch==' "$ROOT/requirements.txt")"
+    pip_install "torch could not be had from TORCH_INDEX_URL=$TORCH_INDEX_URL; check it or unset it" \
+      --index-url "$TORCH_INDEX_URL" "$(grep '^torch==' "$ROOT/requirements.txt")"
   fi
-  pip_install -r "$ROOT/$list"
-  pip_install --no-deps --no-build-isolation -e "$ROOT"
+  pip_install "$failed" -r "$ROOT/$list"
+  pip_install "$failed" --no-deps --no-build-isolation -e "$ROOT"
   for flavour in "${flavours[@]}"; do
     echo "$key" >"$prefix/ga_layer_search.$flavour"
   done

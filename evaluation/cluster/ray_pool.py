@@ -67,7 +67,7 @@ def require_ray() -> None:
         metadata.version("ray")
     except metadata.PackageNotFoundError:
         raise EvaluationError(
-            "several workers need Ray, which is not installed; install it with: pip install 'ga-layer-search[cluster]'"
+            "several workers need Ray, which is not installed; install it with: pip install -r requirements-cluster.txt"
         ) from None
 
 

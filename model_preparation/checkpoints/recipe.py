@@ -212,8 +212,8 @@ class _Donor:
     def _require(self, path: Path) -> None:
         if not path.is_file():
             raise ModelError(
-                f"Layer file not found: {path}; extract the layers first: cd model_preparation && "
-                f"python extract_layers.py --model_name llama --pair {shlex.quote(self._pair.name)} "
+                f"Layer file not found: {path}; extract the layers first: "
+                f"python -m model_preparation.extract_layers --model_name llama --pair {shlex.quote(self._pair.name)} "
                 f"--output_dir {shlex.quote(str(self._folder))}"
             )
 

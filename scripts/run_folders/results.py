@@ -45,13 +45,13 @@ def _check_numbers(document: dict[str, Any]) -> None:
 
 def spell_result(folder: Path, result: dict[str, Any]) -> str:
     """The ranking of a finished search, with standard errors, and what it establishes."""
-    base = result.get("base")
+    beside = [result[name] | {"rank": name} for name in ("base", "donor") if result.get(name)]
     rows = [("rank", "layers", "estimate", "accuracy", "standard error", "questions", "held out", "all")]
-    for entry in [*result["final_results"], *([base | {"rank": "base"}] if base else [])]:
+    for entry in [*result["final_results"], *beside]:
         rows.append(
             (
                 str(entry["rank"]),
-                _layers(entry["layers"]),
+                "all" if entry["rank"] == "donor" else _layers(entry["layers"]),
                 _or_dash(entry.get("estimate")),
                 f"{entry['accuracy']:.4f}",
                 f"{entry['standard_error']:.4f}",
@@ -86,7 +86,10 @@ def show_results(runs: Iterable[Run], *, as_json: bool) -> int:
         report = str(run.report) if run.report.is_file() else None
         entry = {"run": str(run.folder), "layers": best["layers"], "accuracy": best["accuracy"]}
         if as_json:
-            entry |= {name: result.get(name) for name in ("final_results", "base", "ranked_by", "conclusion", "usage")}
+            entry |= {
+                name: result.get(name)
+                for name in ("final_results", "base", "donor", "ranked_by", "conclusion", "usage")
+            }
             entry |= {"result": str(run.result), "report": report}
         else:
             print(spell_result(run.folder, result))

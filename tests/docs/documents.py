@@ -55,7 +55,7 @@ def commands(script: str) -> list[str]:
 
 def one_page_commands() -> list[str]:
     """Of the quickstart: indented lines below its top, less tables and what is typed at Python."""
-    told = read(ONE_PAGE).partition("In the folder\n")[0]
+    told = re.sub(r"\\\n\s*", " ", read(ONE_PAGE).partition("In the folder\n")[0])
     return [line.strip() for line in re.findall(r"^ {4}(?!>>> )(\S.*)$", told, re.MULTILINE)]
 
 

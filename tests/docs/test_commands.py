@@ -70,7 +70,7 @@ DEPLOYED = """\
 python model_preparation/create_replaced_model_checkpoint.py --pair tiny --layers 0 2 4 5 \\
   --output_dir model_checkpoints/deploy_test_tiny
 """
-"""What of DEPLOY_TEST.sh --pair tiny the commands after it look at; its search is what takes minutes."""
+"""In place of DEPLOY_TEST.sh --pair tiny: what the commands after it look at; its search is what takes minutes."""
 MODULES = {
     "quick_test_real.sh": "genetic_algorithm.run_search",
     "run_full_search_fast.sh": "genetic_algorithm.run_search",
@@ -152,9 +152,12 @@ def walk(document: str, project: Path, environment: dict[str, str]) -> dict[str,
     """Run all commands of a document, then its snippets; returns what each block printed, by its text."""
     printed = {}
     for block in blocks(read(document), "bash"):
-        script = "\n".join(map(as_run, commands(block.text)))
-        if "DEPLOY_TEST.sh --pair tiny" in block.text and not (project / "results").exists():
-            script += f"\n{DEPLOYED}"
+        script = "\n".join(
+            DEPLOYED
+            if command == "./DEPLOY_TEST.sh --pair tiny" and not (project / "results").exists()
+            else as_run(command)
+            for command in commands(block.text)
+        )
         if script.replace(":", "").strip():
             printed[block.text] = bash(script, project, environment)
     snippets = "\n".join(block.text for block in blocks(read(document), "python"))

@@ -291,6 +291,15 @@ def test_every_forecast_has_its_share(gpu: Gpu) -> None:
     assert work["limit 10"] == pytest.approx(work["all questions"])
 
 
+def test_of_a_large_pair_that_cannot_run_a_gpu_is_missed_as_well() -> None:
+    def nowhere(pair: Pair, role: Any) -> Path:
+        raise ModelError("it is nowhere")
+
+    report = examination.examine(PAIRS["llamba-8b"], "cpu", nowhere, measure=False)
+    assert report.problems[0] == "it is nowhere"
+    assert report.problems[1].startswith("no GPU is used")
+
+
 def test_a_model_error_of_any_kind_is_a_reason() -> None:
     def nowhere(pair: Pair, role: Any) -> Path:
         raise ModelError("it is nowhere")

@@ -363,7 +363,7 @@ def test_accuracy_of_lm_eval_is_the_same(pair: Any, questions: QuestionSet, sour
 def test_report_has_a_line_for_each_group_and_subject(pair: Any, questions: QuestionSet) -> None:
     report = accuracy_report(evaluate_sets(Engine(pair, questions), [LayerSet(()), LayerSet((1, 3))], 10))
     lines = report.splitlines()
-    assert lines[0].split() == ["questions", "none", "1+3"]
+    assert lines[0].split() == ["questions", "base", "layers", "1+3"]
     assert [line.split()[:2] for line in lines[1:]] == [
         ["total", "30"],
         ["toy", "30"],

@@ -92,10 +92,15 @@ def test_in_the_order_of_the_dataset_a_limit_is_that_of_lm_eval(
 
 
 def test_lm_eval_shows_one_bar(
-    lm: HybridLM, loaded: LoadedTasks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lm: HybridLM,
+    loaded: LoadedTasks,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # no repository, of which git would complain
     run_lm_eval(lm, loaded, limit=2, order="shuffled", output=tmp_path / "out")
-    shown = capsys.readouterr()
+    shown = capfd.readouterr()
     assert shown.out == ""
     assert {line.split(":")[0] for line in shown.err.replace("\r", "\n").splitlines() if line} == {
         "Running loglikelihood requests"

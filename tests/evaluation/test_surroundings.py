@@ -56,10 +56,12 @@ def test_packages_that_are_missing_are_named_with_what_they_bring(monkeypatch: p
     monkeypatch.setattr(metadata, "version", nothing)
     found = look(ROOT, several_workers=True)
     told = table(found)
-    assert "lm_eval                     NEEDED : asks the questions; ./scripts/quick_test_real.sh" in told
-    assert "matplotlib                  missing: the pictures of a report; pip install matplotlib" in told
+    assert "lm_eval                     NEEDED, for: asking the questions; ./scripts/quick_test_real.sh" in told
+    assert (
+        "matplotlib                  not here; it would bring: the pictures of a report; pip install matplotlib" in told
+    )
     assert finding(found, "ray").problem == (
-        "ray is missing (several GPUs, several hosts); pip install -e '.[cluster]'"
+        "ray missing (several GPUs, several hosts); pip install -r requirements-cluster.txt"
     )
     assert finding(look(ROOT), "ray").problem is None
 
@@ -71,7 +73,7 @@ def test_disks_are_where_the_caches_are_said_to_be(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     full = disks(tmp_path, {})
     assert finding(full, "disk of results").problem == (
-        f"disk of results is missing (room at {tmp_path}/results, where 0.0 GB are free); free some space there, or "
+        f"disk of results missing (room at {tmp_path}/results, where 0.0 GB are free); free some space there, or "
         "name another folder (--output-dir, --output_dir)"
     )
     assert finding(full, "disk of checkpoints").problem is None

@@ -101,7 +101,7 @@ def test_too_small_a_disk_for_the_download_is_a_problem(
 ) -> None:
     monkeypatch.setattr(readiness, "disks", lambda root: [Finding("disk of Hugging Face cache", "20.0 GB free at /x")])
     assert look("llamba-8b")["room"].problem == (
-        "room is missing (34.2 GB for the download of llamba-8b); free some space, or name other folders with "
+        "room missing (34.2 GB for the download of llamba-8b); free some space, or name other folders with "
         "HF_HOME and MODELSCOPE_CACHE"
     )
     assert "room" not in look("tiny")

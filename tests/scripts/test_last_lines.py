@@ -55,9 +55,7 @@ def test_a_search_its_results_and_its_monitor(run: Run, tmp_path: Path) -> None:
             assert silent.stderr == ""
 
 
-@pytest.mark.parametrize(
-    ("locale", "told"), [(CHINESE, "全部通过；checkpoint 位于 "), (NO_LOCALE, "passed; the checkpoint is ")]
-)
+@pytest.mark.parametrize(("locale", "told"), [(CHINESE, "全部通过；报告："), (NO_LOCALE, "open the report, ")])
 def test_the_whole_road(locale: dict[str, str], told: str, clone: Path, run: Run, recorder: Path) -> None:
     done = run(clone / "DEPLOY_TEST.sh", PYTHON=str(recorder), PAIR="tiny", **locale)
     assert done.returncode == 0, done.stderr

@@ -329,14 +329,16 @@ def test_no_result_yet_is_said(folder: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_result_is_shown_with_what_it_establishes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    document = write_result(folder)
+    donor = {"layers": [*range(12)], "accuracy": 0.99, "standard_error": 0.004, "questions": 600}
+    document = write_result(folder, donor=donor)
     assert main(["results", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split("  ")[1:3] == ["rank", "layers"]
+    assert lines[1].split()[:2] == ["rank", "layers"]
     assert lines[2].split() == ["1", "2+9", "0.7900", "0.8000", "0.0200", "400", "0.7800"]
     assert lines[3].split() == ["base", "none", "-", "0.4000", "0.0500", "96", "-"]
-    assert [line.strip() for line in lines[4:6]] == ["rank: by the estimate.", "2+9 it is."]
-    assert not lines[6].startswith("  report")
+    assert lines[4].split() == ["donor", "all", "-", "0.9900", "0.0040", "600", "-"]
+    assert [line.strip() for line in lines[5:7]] == ["rank: by the estimate.", "2+9 it is."]
+    assert not lines[7].startswith("  report")
     (folder / "report.html").touch()
     assert main(["results", str(folder)]) == 0
     assert f"  report: {folder / 'report.html'}\n" in capsys.readouterr().out

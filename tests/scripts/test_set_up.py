@@ -147,6 +147,14 @@ def test_what_pip_said_is_shown_when_it_fails_and_it_is_tried_again(
     assert pip_calls(tmp_path)
 
 
+def test_an_index_of_torch_that_does_not_answer_is_named(clone: Path, run: Run, environment: Path) -> None:
+    install = lib(clone, f'PY="{environment}"; install_requirements run')
+    done = run(*install, PIP_FAILS="1", TORCH_INDEX_URL="http://127.0.0.1:9/nowhere")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "torch could not be had from TORCH_INDEX_URL=http://127.0.0.1:9/nowhere; check it or unset it" in last
+
+
 def test_two_set_ups_take_turns(clone: Path, run: Run) -> None:
     first = subprocess.Popen(
         ["bash", *lib(clone, "take_lock; echo taken; sleep 1; release_lock")],
