@@ -34,7 +34,7 @@ from chaos_evaluators import CALLS, calls_in
 from evaluation.cluster.reaper import MARK
 from evaluation.entry import run_tool
 from evaluation.errors import EvaluationError
-from evaluation.journal import decode
+from evaluation.journal import decode, parse_questions
 
 ROOT = Path(__file__).resolve().parents[1]
 LABEL = "GA_CHAOS"
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     since = time.monotonic()
     run_alone(args, search, quiet)
     alone_s, since = time.monotonic() - since, time.monotonic()
-    chaos = Chaos(args, search, disturbed, lines=len(journal_lines(quiet)))
+    chaos = Chaos(args, search, disturbed, answers=Answered(quiet).count())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whatever ends this ends what it started
     try:
         chaos.run()
@@ -89,7 +89,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     add("--seed", type=int, default=0, help="of what is killed when [%(default)s]")
     add("--hosts", type=int, default=2, help="that join the driver's [%(default)s]")
     add("--kinds", nargs="+", choices=KINDS, default=KINDS, help="what may be killed [all]")
-    text = "a kill follows up to so many seconds after the line of the journal drawn for it [%(default)s]"
+    text = "a kill follows up to so many seconds after the answer drawn for it [%(default)s]"
     add("--delay", type=float, default=3.0, metavar="S", help=text)
     add("--evaluator", default="chaos_evaluators:tiny", metavar="MODULE:FACTORY", help="[%(default)s]")
     add("--folder", type=Path, help="for both runs; an undisturbed one that is there is taken [a new one]")
@@ -131,6 +131,31 @@ def calls_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.calls")
 
 
+class Answered:
+    """How many question-evaluations are in the journal of a run, which grows."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self._end, self._count = folder / "journal.jsonl", 0, 0
+
+    def count(self) -> int:
+        """Up to its last whole line."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._end)
+                whole = file.read().rpartition(b"\n")[0].splitlines(keepends=True)
+            self._end += sum(map(len, whole)) + (len(whole) > 0)
+            self._count += sum(map(_questions_in, whole))
+        return self._count
+
+
+def _questions_in(line: bytes) -> int:
+    """Of a journal line; none in its header, nor in what is damaged."""
+    try:
+        return len(parse_questions(json.loads(line)["questions"]))
+    except (ValueError, KeyError):
+        return 0
+
+
 @dataclass
 class Chaos:
     """A search and what is killed of it."""
@@ -138,7 +163,7 @@ class Chaos:
     args: argparse.Namespace
     search: Sequence[str]
     folder: Path
-    lines: int
+    answers: int
     kills: Counter[str] = field(default_factory=Counter)
     starts: int = 0
     own_ends: int = 0
@@ -146,17 +171,21 @@ class Chaos:
     driver: subprocess.Popen[bytes] | None = None
     hosts: list[subprocess.Popen[bytes]] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
+    answered: Answered = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.answered = Answered(self.folder)
 
     def run(self) -> None:
         """To the end of the search; raises EvaluationError where the driver fails by itself."""
         rng = np.random.default_rng(self.args.seed)
-        due = sorted(rng.integers(0, max(1, self.lines - 1), self.args.kills).tolist())
+        due = sorted(rng.integers(0, self.answers, self.args.kills).tolist())
         while True:
             if self.is_over():
                 self.say("the search is over")
                 return
             self.keep_up()
-            if due and count_lines(self.folder) >= due[0]:
+            if due and self.answered.count() >= due[0]:
                 time.sleep(float(rng.uniform(0, self.args.delay)))
                 if self.kill(rng):
                     due.pop(0)
@@ -205,7 +234,7 @@ class Chaos:
                 continue
         self.kills[kind] += 1
         self.say(
-            f"kill {sum(self.kills.values())}: {kind} ({len(chosen)} processes), journal {count_lines(self.folder)}"
+            f"kill {sum(self.kills.values())}: {kind} ({len(chosen)} processes), {self.answered.count():,} answers"
         )
         if kind == "driver" and self.driver is not None:
             self.driver.wait()
@@ -266,12 +295,6 @@ def parent_of(process: psutil.Process) -> int:
         return int(process.ppid())
     except psutil.Error:
         return 0
-
-
-def count_lines(folder: Path) -> int:
-    """Of a journal."""
-    path = folder / "journal.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def journal_lines(folder: Path) -> list[bytes]:

@@ -71,3 +71,17 @@ def test_work_that_was_begun_in_vain_is_counted(chaos: Any, tmp_path: Path) -> N
     found = chaos.extra_work(tmp_path / "quiet", tmp_path / "loud")
     assert (found["needed"], found["asked"], found["answered"]) == (100, 210, 0)
     assert found["extra_asked"] == 1.1
+
+
+def test_answers_are_counted_as_a_journal_grows(chaos: Any, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [(A, [0, 1, 2, 3], Answers(np.ones(4, bool)))])
+    answered = chaos.Answered(folder)
+    assert chaos.Answered(tmp_path / "none").count() == 0
+    assert answered.count() == 4
+    whole = (folder / "journal.jsonl").read_bytes()
+    line = whole.splitlines(keepends=True)[-1]
+    (folder / "journal.jsonl").write_bytes(whole + line[:20])
+    assert answered.count() == 4
+    (folder / "journal.jsonl").write_bytes(whole + line + b"{}\n")
+    assert answered.count() == 8
+    assert answered.count() == 8
