@@ -60,6 +60,11 @@ def test_it_searches_within_its_budget_and_tells_what_it_found(with_steps: Comma
     assert list(result["usage"]) == ["steps", "verification", "hold-out", "in_all"]
     assert 1000 < result["usage"]["in_all"]["question_evaluations"] <= 2000
     assert result["final_results"][0]["accuracy"] > 0.7
+    base = result["base"]  # which it never asked: the finalists' last check did
+    assert base["accuracy"] == base["holdout_accuracy"] > 0
+    assert base["questions"] == base["holdout_questions"] > 0
+    assert json.loads(done.stdout)["base_accuracy"] == base["accuracy"]
+    assert f" base  {base['accuracy']:.4f}" in done.stderr
     assert (with_steps.folder / "run" / "report.html").exists()
 
 
