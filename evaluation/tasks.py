@@ -204,6 +204,8 @@ def _load(manager: Any, known_as: str, name: str, hint: str) -> Mapping[str, Any
         found: Mapping[str, Any] = manager.load([known_as])
     except Exception as error:  # what lm-eval and datasets make of data that are damaged is any error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, IndexError):  # lm-eval looks at the first question
+            reason = "the answer to its first question is none of its choices, or one of these is empty"
         raise EvaluationError(f"task {name} cannot be loaded: {reason}; {hint}") from error
     return found
 

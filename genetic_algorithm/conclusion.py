@@ -35,7 +35,7 @@ def _recovered(ledger: Ledger, leader: LayerSet, donor: Ledger | None) -> str:
             if base is None or best is None:
                 return f"{found}."
             gap, error = of_donor.value - base.value, math.hypot(of_donor.value_error, base.value_error)
-            if gap < Z95 * error:
+            if gap <= Z95 * error:
                 return f"{found}, which is not established to be more than the base has."
             return f"{found}: {leader} makes up {(best.value - base.value) / gap:.0%} of what the base lacks."
     return ""

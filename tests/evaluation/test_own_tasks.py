@@ -59,6 +59,12 @@ def own(request: pytest.FixtureRequest, tmp_path: Path, datasets_cache: Path) ->
     return folder
 
 
+def listed(questions: object) -> str:
+    """A task file that holds its questions."""
+    reader = "custom_dataset: !function evaluation.own_questions.listed"
+    return f"task: own\n{reader}\ndataset_kwargs: {json.dumps({'questions': questions})}{REST}"
+
+
 Search = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -156,6 +162,23 @@ def test_a_search_on_it_resumes_wherever_it_lies_unless_its_questions_changed(
         ("task: own\nx: [", "", "own.yaml is not YAML: while parsing a flow node; mend it"),
         (None, "[1]\n", "own.jsonl, line 1 is no JSON object; write one question a line"),
         (None, '{"question": "x"}\n{', "own.jsonl, line 2 is no JSON object"),
+        (
+            None,
+            '{"question": "x"}\n\n{"question": "y", "answer": 0}',
+            "own.jsonl, line 1 has no `answer`, which others have",
+        ),
+        (None, "\n", "there are no questions; write at least one"),
+        (
+            listed([*QUESTIONS[:2], {"question": "x", "answer": 0}]),
+            "",
+            "question 2 (counted from 0) has no `choices`, which",
+        ),
+        (listed(["x"]), "", "`questions` is no list of mappings; write one line like {question: ..., answer: 0} each"),
+        (
+            listed([QUESTIONS[0] | {"answer": 7}]),
+            "",
+            "the answer to its first question is none of its choices, or one of",
+        ),
         (None, None, "own.jsonl: No such file or directory; `file` counts from where the task's file lies"),
     ],
 )
