@@ -95,6 +95,17 @@ def test_killed_it_goes_on_to_the_same_result_and_pays_nothing_twice(with_steps:
     ("module", "name", "told"),
     [
         (None, "steps:Steps", "--strategy steps:Steps: No module named 'steps'; check the name, and that it can be"),
+        ("", "steps.py:Steps", "--strategy steps.py:Steps names a file, not a module; did you mean steps:Steps?"),
+        (
+            "import numpyy",
+            "steps:Steps",
+            "steps.py, line 1: ModuleNotFoundError: No module named 'numpyy'; install it,",
+        ),
+        (
+            "\nfrom numpy.rando import x",
+            "steps:Steps",
+            "steps.py, line 2: ModuleNotFoundError: No module named 'numpy.rand",
+        ),
         (None, "gaa", "argument --strategy: gaa is none of ga, ga-original, scan, "),
         (None, "gaa", "nor MODULE:CLASS; did you mean ga?"),
         (None, "./steps.py:Steps", "./steps.py:Steps is none of ga, "),
