@@ -178,7 +178,9 @@ class Progress:
         if self.best is None:
             return "not known yet"
         layers, score = self.best
-        return f"{layers} {spell_score(self._outcome.ledger, score)} ({score.asked} questions, the highest score so far)"
+        return (
+            f"{layers} {spell_score(self._outcome.ledger, score)} ({score.asked} questions, the highest score so far)"
+        )
 
 
 def _bar(total: int, stream: TextIO | None) -> Any:
