@@ -201,7 +201,7 @@ class Search:
     def _checked(self, request: Request) -> Request:
         """Hold a strategy, which may be a user's own, to what it may ask."""
         try:
-            check_request(request, self.strategy.stages, self.space, self.ledger.left)
+            check_request(request, self.strategy.stages, self.space, self.ledger)
         except SearchError as error:
             raise SearchError(f"strategy {self.config.strategy}: {error}") from None
         return request

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from functools import partial
 
 from genetic_algorithm.errors import SearchError
 from genetic_algorithm.imported import imported, is_spec
 from genetic_algorithm.strategies.additive import Additive, Pairwise
 from genetic_algorithm.strategies.beam import Beam, greedy
-from genetic_algorithm.strategies.contract import make_own
+from genetic_algorithm.strategies.contract import held
 from genetic_algorithm.strategies.evopress import EvoPress
 from genetic_algorithm.strategies.ga import ModelAssistedGA
 from genetic_algorithm.strategies.ga_original import OriginalGA
@@ -49,7 +48,7 @@ def find_strategy(name: str) -> Callable[[Setting], Strategy]:
     Raises:
         SearchError: if there is none of that name.
     """
-    return STRATEGIES.get(check_name(name)) or partial(make_own, name, imported("--strategy", name, "class"))
+    return STRATEGIES.get(check_name(name)) or held(name, imported("--strategy", name, "class"))
 
 
 def make_strategy(name: str, setting: Setting) -> Strategy:

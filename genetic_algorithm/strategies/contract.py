@@ -9,12 +9,16 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from math import isfinite
 from typing import Any
 
+import numpy as np
+
 from genetic_algorithm.errors import SearchError
 from genetic_algorithm.layer_set import LayerSet, SearchSpace
-from genetic_algorithm.ledger import Request
+from genetic_algorithm.ledger import Ledger, Request
+from genetic_algorithm.questions import HOLDOUT
 from genetic_algorithm.strategies.strategy import Setting, StageForecast, Strategy
 
 _NEEDED = ("stages", "run", "ranking", "forecast", "details")
@@ -23,20 +27,28 @@ _ASK = "let it `yield from ledger.wanted(...)`"
 _log = logging.getLogger(__name__)
 
 
-def make_own(name: str, maker: Callable[[Setting], Any], setting: Setting) -> Strategy:
-    """Make a user's strategy, whose errors are told in one line, with the line of its file.
+def held(name: str, maker: Callable[[Setting], Any]) -> Callable[[Setting], Strategy]:
+    """What makes a user's strategy, whose errors are told in one line, with the line of its file.
+
+    Args:
+        name: as on the command line.
+        maker: what it names.
 
     Raises:
-        SearchError: if it is not made of one setting, or lacks what a strategy has.
+        SearchError: if it is not made of one setting; when it is made, if it lacks what a strategy has.
     """
     try:
-        inspect.signature(maker).bind(setting)
+        inspect.signature(maker).bind(None)
     except TypeError:
         raise SearchError(
             f"--strategy {name} is not made of one `setting`; begin it with `def __init__(self, setting):`"
         ) from None
     except ValueError:  # it has no signature that could be read
         pass
+    return partial(_make, name, maker)
+
+
+def _make(name: str, maker: Callable[[Setting], Any], setting: Setting) -> Strategy:
     with _told(name, maker, "__init__"):
         found = maker(setting)
     what = f"--strategy {name} made a {type(found).__name__}"
@@ -48,7 +60,13 @@ def make_own(name: str, maker: Callable[[Setting], Any], setting: Setting) -> St
 
 
 class Own:
-    """A user's strategy, of which each word is checked; arguments as `make_own`."""
+    """A user's strategy, of which each word is checked.
+
+    Args:
+        name: as on the command line.
+        strategy: what was made by that name.
+        setting: what it was made of.
+    """
 
     def __init__(self, name: str, strategy: Any, setting: Setting) -> None:
         self._name, self._strategy, self._setting = name, strategy, setting
@@ -126,17 +144,19 @@ class Own:
             _log.warning("%s: the result goes without them", told)
 
 
-def check_request(request: Any, stages: tuple[str, ...], space: SearchSpace, left: float) -> None:
-    """Raise SearchError unless a request is one, of a stage, within what is left, and of sets that may be asked."""
+def check_request(request: Any, stages: tuple[str, ...], space: SearchSpace, ledger: Ledger) -> None:
+    """Raise SearchError unless a request is one, of a stage, within the budget, and of what may be asked."""
     if not isinstance(request, Request):
         raise SearchError(f"it yields {_spelled(request)}, which is no Request; {_ASK}")
     if request.stage not in stages:
         raise SearchError(f"it asks in stage {request.stage!r}, but its stages are {', '.join(stages)}; name it there")
     if not request.size:
         raise SearchError(f"it asks nothing; {_ASK}, which leaves out what is known")
-    if request.size > left:
+    if np.isin(request.questions, ledger.parts[HOLDOUT]).any():
+        raise SearchError("it asks questions of the hold-out, which takes no part in the choice; ask FULL, or a rung")
+    if request.size > ledger.left:
         raise SearchError(
-            f"it asks {request.size:,} questions where its budget has {int(left):,} left; let it ask by "
+            f"it asks {request.size:,} questions where its budget has {int(ledger.left):,} left; let it ask by "
             "`ledger.wanted`, which keeps to the budget"
         )
     for layers in request.batch:
@@ -190,7 +210,7 @@ def _told(name: str, owner: Any, method: str) -> Iterator[None]:
 
 def _place(error: Exception, owner: Any) -> str:
     """The last line of the owner's own file that an error came through; empty where there is none."""
-    file = getattr(sys.modules.get(owner.__module__), "__file__", None)
+    file = getattr(sys.modules.get(str(getattr(owner, "__module__", ""))), "__file__", None)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return f" ({file}, line {lines[-1]})" if lines else ""
 

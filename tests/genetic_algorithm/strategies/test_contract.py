@@ -116,6 +116,12 @@ def test_what_keeps_to_it_runs(searched) -> None:
             "nothing; let",
         ),
         (
+            'FAST, "look',
+            '"holdout", "look',
+            "asks questions of the hold-out, which takes no part in the choice; ask FULL,",
+        ),
+        ('FAST, "look', '"all", "look', "it asks questions of the hold-out, which takes no part in the choice"),
+        (
             LOOP,
             "while True",
             r"it asks without anything coming of it; its loop must end when `ledger.left` no longer falls",
