@@ -204,11 +204,23 @@ def _load(manager: Any, known_as: str, name: str, hint: str) -> Mapping[str, Any
     try:
         found: Mapping[str, Any] = manager.load([known_as])
     except Exception as error:  # what lm-eval and datasets make of data that are damaged is any error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if isinstance(error, IndexError):  # lm-eval looks at the first question
-            reason = "the answer to its first question is none of its choices, or one of these is empty"
+        reason = _of_first_question(error) or (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EvaluationError(f"task {name} cannot be loaded: {reason}; {hint}") from error
     return found
+
+
+def _of_first_question(error: Exception) -> str:
+    """What is wrong with the question that lm-eval tries a task on, where that is the reason: it does not say itself."""
+    innermost = error.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    found = {} if innermost is None else innermost.tb_frame.f_locals
+    answer, choices = found.get("test_target"), found.get("test_choice")
+    if not isinstance(error, IndexError) or not isinstance(choices, list):
+        return ""
+    if isinstance(answer, int) and answer >= len(choices):
+        return f"question 0 (counted from 0) is answered by {answer}, which is none of its {len(choices)} choices"
+    return "a choice of question 0 (counted from 0) is empty"
 
 
 class _Gathered:

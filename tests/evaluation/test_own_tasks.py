@@ -194,7 +194,12 @@ def test_a_search_on_it_resumes_wherever_it_lies_unless_its_questions_changed(
         (
             listed([QUESTIONS[0] | {"answer": 7}]),
             "",
-            "the answer to its first question is none of its choices, or one of",
+            "question 0 (counted from 0) is answered by 7, which is none of its 4",
+        ),
+        (
+            listed([QUESTIONS[0] | {"choices": ["a", ""]}]),
+            "",
+            "a choice of question 0 (counted from 0) is empty; check the",
         ),
         (None, None, "own.jsonl: No such file or directory; `file` counts from where the task's file lies"),
     ],
