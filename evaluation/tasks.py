@@ -210,7 +210,7 @@ def _load(manager: Any, known_as: str, name: str, hint: str) -> Mapping[str, Any
 
 
 def _of_first_question(error: Exception) -> str:
-    """What is wrong with the question that lm-eval tries a task on, where that is the reason: it does not say itself."""
+    """What is wrong with the question that lm-eval tries a task on, which its error does not say; empty otherwise."""
     innermost = error.__traceback__
     while innermost is not None and innermost.tb_next is not None:
         innermost = innermost.tb_next
