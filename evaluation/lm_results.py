@@ -48,6 +48,7 @@ def run_lm_eval(
     from lm_eval.loggers import EvaluationTracker
 
     chosen = {name: _first(name, task, order, limit) for name, task in loaded.tasks.items()}
+    golds = {name: _golds(task, chosen[name]) for name, task in loaded.tasks.items()}
     roots = list(_roots(loaded))
     if output.suffix == ".json":  # lm-eval would take it for a file
         raise EvaluationError(f"{output} is to be a folder, but its name ends in .json; give another")
@@ -65,7 +66,7 @@ def run_lm_eval(
     if results is None:
         raise EvaluationError("lm-eval gives no results where LOCAL_RANK is not 0; run without LOCAL_RANK")
     samples = results.pop("samples")
-    subjects = {name: _score(task, samples[name], limit) for name, task in loaded.tasks.items()}
+    subjects = {name: _score(task, samples[name], golds[name], limit) for name, task in loaded.tasks.items()}
     results["config"] |= {"model": "hybrid", "limit": limit, "question_order": order}
     tracker.general_config_tracker.model_source = "hybrid"
     tracker.save_results_aggregated(results=results, samples=samples)
@@ -158,15 +159,21 @@ def _group(loaded: LoadedTasks, name: str) -> Any:
     return group
 
 
-def _score(task: Any, samples: list[dict[str, Any]], limit: int | None) -> Score:
+def _golds(task: Any, documents: list[int]) -> dict[int, frozenset[int]]:
+    """The right choices of each document, before any is asked: one without any would end hours of work."""
+    docs = task.eval_docs
+    return {document: gold_choices(task, document, docs[document]) for document in documents}
+
+
+def _score(task: Any, samples: list[dict[str, Any]], golds: dict[int, frozenset[int]], limit: int | None) -> Score:
     """How many questions the likeliest choice is right on; of equals the first counts, as in lm-eval's `acc`."""
     by_document = {sample["doc_id"]: sample for sample in samples}  # a task with several filters has each several times
     correct = 0
-    for sample in by_document.values():
+    for document, sample in by_document.items():
         choices = task.doc_to_choice(sample["doc"])
         # Behind the choices lm-eval may have put the same ones without context, for acc_mutual_info.
         log_probs = [replies[0][0] for replies in sample["resps"][: len(choices)]]
-        correct += int(np.argmax(log_probs)) in gold_choices(task, sample["doc"], choices)
+        correct += int(np.argmax(log_probs)) in golds[document]
     return Score(correct=correct, asked=len(by_document), part=_part(limit))
 
 

@@ -16,26 +16,29 @@ from evaluation.errors import EvaluationError
 
 
 def listed(*, questions: list[dict[str, Any]], **_metadata: object) -> datasets.DatasetDict:
-    """The questions that the task's `dataset_kwargs` list, as the split `test`."""
-    return _split(questions)
+    """The questions that the task's `dataset_kwargs` list, as the split `test`.
+
+    Raises:
+        EvaluationError: There are none, or one is no mapping or lacks a key that others have.
+    """
+    if not isinstance(questions, list) or not all(isinstance(question, dict) for question in questions):
+        raise EvaluationError("`questions` is no list of mappings; write one line like {question: ..., answer: 0} each")
+    return _split({f"question {number} (counted from 0)": question for number, question in enumerate(questions)})
 
 
 def from_file(*, file: str, config_source: str, **_metadata: object) -> datasets.DatasetDict:
     """The questions of a file beside the task's own, one JSON object a line, as the split `test`.
 
     Raises:
-        EvaluationError: The file cannot be read, or names the line that is no JSON object.
+        EvaluationError: The file cannot be read, or a line is no JSON object or lacks a key that others have.
     """
     path = Path(config_source).parent / file
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise EvaluationError(f"{path}: {error.strerror}; `file` counts from where the task's file lies") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            found.append(_object(line, f"{path}, line {number}"))
-    return _split(found)
+    places = {f"{path}, line {number}": line for number, line in enumerate(lines, 1) if line.strip()}
+    return _split({place: _object(line, place) for place, line in places.items()})
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
@@ -48,5 +51,15 @@ def _object(line: str, where: str) -> dict[str, Any]:
     return found
 
 
-def _split(questions: list[dict[str, Any]]) -> datasets.DatasetDict:
-    return datasets.DatasetDict(test=datasets.Dataset.from_list(questions))
+def _split(questions: dict[str, dict[str, Any]]) -> datasets.DatasetDict:
+    """Of questions by their place; `datasets` would take the keys of the first for those of all."""
+    if not questions:
+        raise EvaluationError("there are no questions; write at least one")
+    keys = dict.fromkeys(key for question in questions.values() for key in question)
+    for place, question in questions.items():
+        for key in keys:
+            if key not in question:
+                raise EvaluationError(
+                    f"{place} has no `{key}`, which others have; give it one, or null where it has none"
+                )
+    return datasets.DatasetDict(test=datasets.Dataset.from_list(list(questions.values())))

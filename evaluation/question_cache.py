@@ -26,7 +26,7 @@ from evaluation.tasks import LoadedTasks, TaskSource, lm_eval_version, load_task
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Raise it when the arrays, their meaning or the way questions are built change."""
 
 _DAMAGE = (

@@ -51,7 +51,7 @@ class QuestionSet:
     """lm-eval's doc_id within the subject."""
     num_choices_Q: NDArray[np.int64]
     gold_QC: NDArray[np.bool_]
-    """Which choices count as right; lm-eval knows questions with several, and broken ones with none."""
+    """Which choices count as right, at least one; lm-eval knows questions with several."""
     first_row_Q1: NDArray[np.int64]
     """[Q+1]: rows of question q are first_row[q] to first_row[q+1]."""
 
@@ -114,7 +114,8 @@ def build_questions(
     """Render and tokenise the first `limit` questions of each subject (None: all).
 
     Raises:
-        EvaluationError: for a subject without questions or a choice without tokens, or longer than the model.
+        EvaluationError: for a subject without questions, a question without an answer among its choices, or a choice
+            without tokens or longer than the model.
     """
     if limit is not None and limit < 1:
         raise EvaluationError(f"a limit of {limit} leaves no questions; give 1 or more, or none for all")
@@ -166,22 +167,51 @@ def render(task: Any, documents: Sequence[int]) -> Iterator[Rendered]:
     drawn = task.config.num_fewshot > 0 and type(task.sampler) is not FirstNSampler
     for document in range(max(wanted) + 1) if drawn else documents:
         doc = docs[document]
-        context = task.fewshot_context(doc, num_fewshot=task.config.num_fewshot, gen_prefix=task.doc_to_prefix(doc))
-        if document in wanted:
-            requests = task.construct_requests(doc=doc, ctx=context, metadata=(task.task_name, document, 1))
-            choices = task.doc_to_choice(doc)
-            # Behind the choices lm-eval may put the same ones without context, for acc_mutual_info.
-            pairs = [(request.args[0], request.args[1]) for request in requests[: len(choices)]]
-            yield Rendered(document, pairs, gold_choices(task, doc, choices))
+        try:
+            gold = gold_choices(task, document, doc) if document in wanted else frozenset()
+            context = task.fewshot_context(doc, num_fewshot=task.config.num_fewshot, gen_prefix=task.doc_to_prefix(doc))
+            if document in wanted:
+                requests = task.construct_requests(doc=doc, ctx=context, metadata=(task.task_name, document, 1))
+                # Behind the choices lm-eval may put the same ones without context, for acc_mutual_info.
+                pairs = [(request.args[0], request.args[1]) for request in requests[: len(task.doc_to_choice(doc))]]
+                yield Rendered(document, pairs, gold)
+        except EvaluationError:
+            raise
+        except Exception as error:  # whatever templates and functions make of a question that lacks something
+            reason = f"{type(error).__name__}: {error}"
+            raise EvaluationError(f"{_spelled(task, document)} cannot be rendered ({reason}); mend it") from error
 
 
-def gold_choices(task: Any, doc: Any, choices: Sequence[str]) -> frozenset[int]:
-    """Choices that lm-eval's `acc` counts as right; empty where the label is out of range."""
+def gold_choices(task: Any, document: int, doc: Any) -> frozenset[int]:
+    """Choices that lm-eval's `acc` counts as right.
+
+    Raises:
+        EvaluationError: for an answer that is none of the choices, where lm-eval would count all of them as wrong.
+    """
+    choices = task.doc_to_choice(doc)
     gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
     listed = gold if isinstance(gold, list) else [gold]
-    found = [choices.index(g) if g in choices else -1 for g in listed if isinstance(g, str)]
-    found += [int(g) for g in listed if not isinstance(g, str)]
-    return frozenset(g for g in found if 0 <= g < len(choices))
+    found = [_index(one, choices) for one in listed]
+    if found and None not in found:
+        return frozenset(index for index in found if index is not None)
+    key = task.config.doc_to_text if task.multiple_input else task.config.doc_to_target
+    is_missing = gold is None or (gold == key and key not in task.features)  # then lm-eval takes the key for a text
+    told = f"has no `{key}`" if is_missing else f"is answered by {gold!r}, which is none of its {len(choices)} choices"
+    raise EvaluationError(
+        f"{_spelled(task, document)} {told}; give the number of the right choice, 0 for the first, or its text"
+    )
+
+
+def _index(answer: Any, choices: Sequence[str]) -> int | None:
+    """Of the choice that is meant; None where none is."""
+    if isinstance(answer, str):
+        return choices.index(answer) if answer in choices else None
+    is_one = isinstance(answer, (int, float, np.number)) and answer in range(len(choices))
+    return int(answer) if is_one else None
+
+
+def _spelled(task: Any, document: int) -> str:
+    return f"question {document} of task {task.task_name} (counted from 0)"
 
 
 def encode_pairs(tokenizer: Any, pairs: Sequence[Pair]) -> list[tuple[list[int], list[int]]]:

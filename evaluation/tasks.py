@@ -13,7 +13,7 @@ import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib import metadata
@@ -22,10 +22,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import yaml
 
 from evaluation.errors import EvaluationError
 from evaluation.mmlu_folder import MMLU, check_mmlu_dir, check_mmlu_task, mmlu_task_dir, write_groups
+from evaluation.task_files import check_complete, names_in, spell_names
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +67,8 @@ class TaskSource:
             check_mmlu_dir(self.mmlu_dir)
             prompts = list(mmlu_task_dir().rglob("*yaml"))
             found |= {"mmlu": _hash_mmlu(self.mmlu_dir), "prompts": hash_files(mmlu_task_dir(), prompts)}
-            left -= _names_in(mmlu_task_dir())
-        if left and self.task_dir is not None and left <= _names_in(self.task_dir):
+            left -= names_in(mmlu_task_dir())
+        if left and self.task_dir is not None and left <= names_in(self.task_dir):
             files = [file for file in self.task_dir.rglob("*") if file.is_file() and file.suffix != ".pyc"]
             if _reads_only_its_folder(files):
                 found["task_dir"] = hash_files(self.task_dir, files)
@@ -151,7 +151,7 @@ def _manager(*folders: Path | str) -> Any:
     """A TaskManager of these folders alone: milliseconds."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=list(map(str, folders)), include_defaults=False)
+    return TaskManager(include_path=[str(Path(folder).absolute()) for folder in folders], include_defaults=False)
 
 
 @cache
@@ -159,7 +159,7 @@ def _full_manager(*folders: Path) -> Any:
     """A TaskManager of lm-eval's own tasks and those of these folders: five to nine seconds."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=list(map(str, folders)))
+    return TaskManager(include_path=[str(folder.absolute()) for folder in folders])
 
 
 def _manager_for(source: TaskSource) -> Any:
@@ -178,9 +178,10 @@ def _manager_for(source: TaskSource) -> Any:
     manager = _full_manager(*source.folders)
     for name in source.names:
         if name not in manager.all_tasks:
+            where = ""
             if source.own_dir is not None:
-                _names_in(source.own_dir)  # lm-eval passes over a file that it cannot read; this names it
-            raise unknown_task(name, manager.all_tasks)
+                where = f"; {spell_names(source.own_dir)}"  # or names a file that lm-eval cannot read and passes over
+            raise unknown_task(name, manager.all_tasks, where=where)
     return manager
 
 
@@ -203,9 +204,23 @@ def _load(manager: Any, known_as: str, name: str, hint: str) -> Mapping[str, Any
     try:
         found: Mapping[str, Any] = manager.load([known_as])
     except Exception as error:  # what lm-eval and datasets make of data that are damaged is any error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = _of_first_question(error) or (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EvaluationError(f"task {name} cannot be loaded: {reason}; {hint}") from error
     return found
+
+
+def _of_first_question(error: Exception) -> str:
+    """What is wrong with the question that lm-eval tries a task on, which its error does not say; empty otherwise."""
+    innermost = error.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    found = {} if innermost is None else innermost.tb_frame.f_locals
+    answer, choices = found.get("test_target"), found.get("test_choice")
+    if not isinstance(error, IndexError) or not isinstance(choices, list):
+        return ""
+    if isinstance(answer, int) and answer >= len(choices):
+        return f"question 0 (counted from 0) is answered by {answer}, which is none of its {len(choices)} choices"
+    return "a choice of question 0 (counted from 0) is empty"
 
 
 class _Gathered:
@@ -262,12 +277,14 @@ def _leaves(manager: Any, members: Iterable[Any]) -> Iterator[Any]:
         elif name in manager.all_groups:
             yield from _leaves(manager, entry.cfg.get("task") or [])
         elif entry.cfg and "class" not in entry.cfg:
-            yield entry
+            yield replace(entry, cfg={**entry.cfg, **below})
 
 
 def _check_output_types(manager: Any, names: Iterable[str]) -> None:
     """Refuse what cannot be scored here before its data is fetched."""
     for entry in _leaves(manager, names):
+        if entry.yaml_path is not None and not entry.yaml_path.is_relative_to(mmlu_task_dir().parent):
+            check_complete(entry.name, entry.yaml_path, entry.cfg)  # lm-eval's own tasks are
         _check_scorable(entry.name, entry.cfg.get("output_type", "generate_until"), entry.cfg)
 
 
@@ -312,24 +329,6 @@ def _task_fingerprint(task: Any) -> dict[str, Any]:
 def _settings(task: Any) -> Any:
     """How a task asks, as JSON values; its functions are given as their source."""
     return json.loads(json.dumps(task.dump_config(), default=str))
-
-
-def _names_in(folder: Path) -> set[str]:
-    """Names of the tasks and groups that the files of `folder` declare, without importing lm-eval."""
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.add_constructor("!function", lambda loader, node: None)
-    names: set[str] = set()
-    for file in folder.rglob("*.yaml"):
-        try:
-            config = yaml.load(file.read_bytes(), Loader=Loader)
-        except yaml.YAMLError as error:
-            raise EvaluationError(f"task file {file} is not YAML: {str(error).splitlines()[0]}; mend it") from error
-        if isinstance(config, dict):
-            names |= {config[kind] for kind in ("group", "task") if isinstance(config.get(kind), str)}
-    return names
 
 
 def _reads_only_its_folder(files: Iterable[Path]) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from genetic_algorithm.evaluator import Evaluator
+from genetic_algorithm.layer_set import LayerSet
 from genetic_algorithm.progress import spell_seconds
 from genetic_algorithm.questions import FAST, FINAL, FULL, HOLDOUT
 from genetic_algorithm.search import Search
@@ -24,7 +25,8 @@ def tell(evaluator: Evaluator, search: Search) -> int:
     most, mostly = (sum(getattr(stage, name) for stage in stages) for name in ("questions", "typical"))
     most = most if budget is None else min(most, budget)
     total = StageForecast("in all", sum(stage.sets for stage in stages), most, mostly)
-    print(f"Dry run: {search.space.size:,} possible layer sets; no run is begun.")
+    beside = "" if search.space.contains(LayerSet(())) else ", and the base"
+    print(f"Dry run: {search.space.size:,} possible layer sets{beside}; no run is begun.")
     for line in _setting(search, budget):
         print(f"  {line}")
     for name, value in about.items():

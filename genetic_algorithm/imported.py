@@ -41,6 +41,11 @@ def imported(option: str, spec: str, what: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
+        if module_name.endswith(".py"):
+            meant = f"{module_name.removesuffix('.py')}:{name}"
+            raise SearchError(f"{option} {spec} names a file, not a module; did you mean {meant}?") from error
+        if not f"{module_name}.".startswith(f"{error.name}."):  # something that the module itself imports
+            raise SearchError(f"{option} {spec}: {_where(error)}; install it, or mend the import") from error
         raise SearchError(
             f"{option} {spec}: {error}; check the name, and that it can be imported from {os.getcwd()}"
         ) from error
@@ -56,5 +61,6 @@ def _where(error: Exception) -> str:
     """An error of somebody's module in one line, with the place."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
-    last = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    last = [frame for frame in frames if "importlib" not in frame.filename][-1]  # that import it, not that say so
     return f"{last.filename}, line {last.lineno}: {type(error).__name__}: {error}"

@@ -175,16 +175,23 @@ class SearchSpace:
 
     def contains(self, layers: LayerSet) -> bool:
         """Whether the search may propose this set."""
-        if len(layers) not in self.sizes or (layers.indices and layers.indices[-1] >= self.num_layers):
+        return len(layers) in self.sizes and self.allows(layers)
+
+    def allows(self, layers: LayerSet) -> bool:
+        """Whether the search may ask for this set: one of the space, or to measure from a smaller one or the base."""
+        if not layers.indices:
+            return True
+        most = max(self.max_layers, len(self.must_include) + 1)  # each layer may be measured beside the root
+        if len(layers) > most or layers.indices[-1] >= self.num_layers:
             return False
         return not set(layers) & set(self.forbidden) and set(self.must_include) <= set(layers)
 
     def check(self, layers: LayerSet) -> LayerSet:
         """Return `layers`, or raise SearchError saying why the set is not in this space."""
         if layers.indices and layers.indices[-1] >= self.num_layers:
+            within = f" (in {layers})" if len(layers) > 1 else ""
             raise SearchError(
-                f"layer {layers.indices[-1]} of {layers} is out of range; "
-                f"the model's layers are 0 to {self.num_layers - 1}"
+                f"layer {layers.indices[-1]}{within} does not exist; the model has layers 0 to {self.num_layers - 1}"
             )
         if len(layers) not in self.sizes:
             raise SearchError(

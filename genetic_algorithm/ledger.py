@@ -15,6 +15,8 @@ from genetic_algorithm.layer_set import LayerSet
 from genetic_algorithm.paired_test import Comparison, compare, compare_means
 from genetic_algorithm.questions import Questions
 
+_MOST_FRUITLESS = 10_000  # requests for nothing new, one after the other, before a loop counts as endless
+
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays do not compare to one truth value
 class Request:
@@ -65,6 +67,7 @@ class Ledger:
         self._rows: dict[LayerSet, _Row] = {}
         self._scores: dict[tuple[LayerSet, str], Score] = {}
         self._failed: dict[LayerSet, None] = {}
+        self._fruitless = 0
 
     @property
     def parts(self) -> dict[str, NDArray[np.int64]]:
@@ -225,14 +228,25 @@ class Ledger:
         """Requests for what is unknown, sets that lack the same questions together.
 
         Sets come first that stand first: what the budget does not pay for is left out.
+
+        Raises:
+            SearchError: if there is no such part, something is no set, or thousands of requests come to nothing.
         """
         groups: dict[bytes, tuple[NDArray[np.int64], list[LayerSet]]] = {}
-        left = self.left
-        for layers in dict.fromkeys(sets):
+        left, given = self.left, list(sets)
+        for layers in given:
+            if not isinstance(layers, LayerSet):
+                raise SearchError(f"it asks for {layers!r}, which is no LayerSet; write LayerSet((0, 2))")
+        for layers in dict.fromkeys(given):
             missing = self.missing(layers, part)
             if len(missing) and layers not in self._failed and len(missing) <= left:
                 left -= len(missing)
                 groups.setdefault(missing.tobytes(), (missing, []))[1].append(layers)
+        self._fruitless = 0 if groups else self._fruitless + 1
+        if self._fruitless > _MOST_FRUITLESS:
+            raise SearchError(
+                "it asks without anything coming of it; its loop must end when `ledger.left` no longer falls"
+            )
         for missing, batch in groups.values():
             yield Request(tuple(batch), missing, stage, label)
 

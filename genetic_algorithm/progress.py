@@ -62,7 +62,7 @@ def remaining(
 
 
 def best_so_far(ledger: Ledger) -> tuple[LayerSet, Score] | None:
-    """The best set on the most questions so far, by the plain score; a strategy may rank otherwise."""
+    """The highest score on the most questions so far; a strategy may rank otherwise, as `ga` does by expectation."""
     for part in (FINAL, FULL, *reversed(ledger.questions.rungs)):
         best = next((layers for layers in ledger.ranked(ledger.known, part) if layers != LayerSet(())), None)
         score = None if best is None else ledger.score(best, part)
@@ -178,7 +178,9 @@ class Progress:
         if self.best is None:
             return "not known yet"
         layers, score = self.best
-        return f"{layers} {spell_score(self._outcome.ledger, score)} ({score.asked} questions)"
+        return (
+            f"{layers} {spell_score(self._outcome.ledger, score)} ({score.asked} questions, the highest score so far)"
+        )
 
 
 def _bar(total: int, stream: TextIO | None) -> Any:

@@ -15,6 +15,13 @@ from genetic_algorithm.evaluator import limit_questions
 FAST, FULL, FINAL, HOLDOUT, ALL = "fast", "full", "final", "holdout", "all"
 
 
+class Parts(dict[str, NDArray[np.int64]]):
+    """Questions by the name of their part; an unknown name is told as such."""
+
+    def __missing__(self, name: object) -> NDArray[np.int64]:
+        raise SearchError(f"the questions have no part {name!r}; their parts are {', '.join(self)}")
+
+
 @dataclass(frozen=True, slots=True, eq=False)  # arrays do not compare to one truth value
 class Questions:
     """The questions of each part, as sorted indices, int64.
@@ -26,7 +33,7 @@ class Questions:
 
     num_questions: int
     num_answers: int
-    parts: dict[str, NDArray[np.int64]]
+    parts: Parts
     rungs: tuple[str, ...]
     blocks: tuple[NDArray[np.int64], ...]
     weights: NDArray[np.float64]
@@ -90,7 +97,7 @@ def divide(
     return Questions(
         len(subjects),
         num_answers,
-        {**parts, **rungs, ALL: everything},
+        Parts({**parts, **rungs, ALL: everything}),
         tuple(rungs),
         tuple(blocks),
         _checked(weights, num_answers),

@@ -26,6 +26,7 @@ from genetic_algorithm.layer_set import LayerSet, SearchSpace
 from genetic_algorithm.ledger import Ledger, Request
 from genetic_algorithm.questions import ALL, FAST, HOLDOUT, divide
 from genetic_algorithm.strategies import Setting, StageForecast, Strategy, make_strategy
+from genetic_algorithm.strategies.contract import check_request
 
 CHECK = "hold-out"
 _FIRST_SHARE = 0.2  # of a budget, for the first look at each layer alone
@@ -190,9 +191,7 @@ class Search:
         ranking = self.strategy.ranking()
         outcome.details = self.strategy.details()
         if not ranking:
-            raise SearchError(
-                "no layer set could be evaluated on all the questions; see the warnings above and start again"
-            )
+            raise SearchError(self._why_nothing())
         outcome.final = ranking[: self.config.kept]
         for layers in ranking:
             outcome.best_per_size.setdefault(len(layers), layers)
@@ -200,17 +199,23 @@ class Search:
         yield from ledger.wanted(self.finalists(), HOLDOUT, CHECK, "hold-out questions")
 
     def _checked(self, request: Request) -> Request:
-        """Hold a strategy, which may be a user's own, to its stages and its budget."""
-        name = f"strategy {self.config.strategy}"
-        if request.stage not in self.strategy.stages:
-            stages = ", ".join(self.strategy.stages)
-            raise SearchError(f"{name} asks in stage {request.stage!r}, but its stages are {stages}; name it there")
-        if request.size > self.ledger.left:
-            raise SearchError(
-                f"{name} asks {request.size:,} questions where its budget has {int(self.ledger.left):,} left; let it "
-                "ask by `ledger.wanted`, which keeps to the budget"
-            )
+        """Hold a strategy, which may be a user's own, to what it may ask."""
+        try:
+            check_request(request, self.strategy.stages, self.space, self.ledger)
+        except SearchError as error:
+            raise SearchError(f"strategy {self.config.strategy}: {error}") from None
         return request
+
+    def _why_nothing(self) -> str:
+        """Why nothing is ranked, and the next step."""
+        if self.ledger.failed:
+            return "no layer set could be evaluated on all the questions; see the warnings above and start again"
+        if self.outcome.is_cut_short:
+            return "the time allowed was over before a layer set had its score; raise --max-hours and start again"
+        return (
+            f"strategy {self.config.strategy} ended without a set in its ranking, though none failed; end `run` with "
+            "`yield from verify(self.setting)`, which asks the sets that it has looked at the full questions"
+        )
 
     def finalists(self) -> list[LayerSet]:
         """Sets that are asked the hold-out: leader, runner-up, the best of each smaller count, the base."""

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from models.errors import ModelError
-from models.pairs import Pair, make_pair
+from models.pairs import Pair, Source, make_pair
 
 _TEXTS = ("base", "donor", "task_dir", "description", "license", "preset")
 _LISTS = ("tasks", "unseen_tasks")
@@ -28,7 +28,7 @@ def read_pair(path: Path) -> Pair:
     """
     facts = _checked(path, _read(path))
     folder = path.resolve().parent
-    pair = make_pair(*(_model(path, folder, facts.pop(role)) for role in ("base", "donor")))
+    pair = make_pair(*(_model(path, folder, role, facts.pop(role)) for role in ("base", "donor")))
     if "task_dir" in facts:
         facts["task_dir"] = folder / Path(facts["task_dir"]).expanduser()
         if not facts["task_dir"].is_dir():
@@ -48,13 +48,17 @@ def _read(path: Path) -> Any:
 
 def _checked(path: Path, found: Any) -> dict[str, Any]:
     """The facts in a file, with keys and types as they must be."""
-    if not isinstance(found, Mapping) or not {"base", "donor"} <= found.keys():
+    lacking = [role for role in ("base", "donor") if not isinstance(found, Mapping) or role not in found]
+    if len(lacking) == 2:
         raise ModelError(f"{path} is no pair; it must say `base: MODEL` and `donor: MODEL`")
     known = (*_TEXTS, *_LISTS)
-    for key, value in found.items():
+    for key in found:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
             raise ModelError(f"{path}: there is no {key!r} in a pair; the nearest is {close[0]!r}")
+    if lacking:
+        raise ModelError(f"{path} is no pair; it must also say `{lacking[0]}: MODEL`")
+    for key, value in found.items():
         texts = [value] if key in _TEXTS else value
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
             kind = "one text" if key in _TEXTS else "a list of names, as [mmlu]"
@@ -62,11 +66,17 @@ def _checked(path: Path, found: Any) -> dict[str, Any]:
     return {key: tuple(value) if key in _LISTS else value for key, value in found.items()}
 
 
-def _model(path: Path, folder: Path, text: str) -> str:
+def _model(path: Path, folder: Path, role: str, text: str) -> str:
     """A model as `Source.parse` takes it: a folder beside the file by its absolute path, all else as it is."""
     beside = folder / Path(text).expanduser()
     if beside.is_dir():
         return str(beside.resolve())
     if text.startswith((".", "/", "~")):
-        raise ModelError(f"{path}: {text} is no folder ({beside}); check the path, which counts from the file")
+        raise ModelError(
+            f"{path}: the {role} {text} is no folder ({beside}); check the path, which counts from the file"
+        )
+    try:
+        Source.parse(text)
+    except ModelError as error:
+        raise ModelError(f"{path}: the {role} {error}; there is no folder {beside}") from error
     return text

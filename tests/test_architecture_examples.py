@@ -85,6 +85,16 @@ def test_each_is_one_file_of_few_lines_and_runs_as_it_stands(kind: str, tmp_path
     assert (tmp_path / "my_hybrid" / "checkpoint_info.json").exists() == (kind == "pair")
 
 
+def test_what_a_strategy_may_call_is_there() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    section = text.partition("\n## How to add a strategy")[2].partition("\n## ")[0]
+    named = set(re.findall(r"\b(ledger|space)\.(\w+)", section))
+    assert len(named) > 10
+    ledger = start("random", Simulator(0, 10))[1]
+    for what, name in named:
+        assert hasattr({"ledger": ledger, "space": SPACE}[what], name), f"{what}.{name}"
+
+
 @pytest.mark.parametrize("space", [SPACE, SearchSpace(NUM_LAYERS, 12, 12), SearchSpace(NUM_LAYERS, 0, 0)])
 @pytest.mark.parametrize("budget", [None, 0, 41, 700, 3000])
 def test_the_strategy_keeps_to_the_contract_that_it_explains(

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
+STRATEGY_RULES = "genetic_algorithm/strategies/test_contract.py"
+OWN_STRATEGY, OWN_TASKS = "genetic_algorithm/test_own_strategy.py", "evaluation/test_own_tasks.py"
 HELD = [
     # The road: search, folders, layers.
     ("layers out of range", "evaluation/test_engine.py", "is out of range; the model's layers are 0 to 3"),
@@ -57,6 +59,37 @@ HELD = [
     ("an evaluator that raises", "genetic_algorithm/test_command_line.py", "RuntimeError: layer 7 does not fit"),
     ("too many failures", "genetic_algorithm/test_command_line.py", "more than --max-failed 0.1 allows"),
     ("scores of another model", "genetic_algorithm/test_run_search.py", "scores layer 12, but the model's layers are"),
+    # A user's own strategy, task and pair.
+    ("a strategy that is made of nothing", STRATEGY_RULES, "is not made of one `setting`; begin"),
+    ("what is no request", STRATEGY_RULES, "which is no Request; let it `yield"),
+    ("what is no layer set", STRATEGY_RULES, "which is no LayerSet; write LayerSet"),
+    ("an unknown part", STRATEGY_RULES, "the questions have no part 'fastt'; their parts are fast"),
+    ("a set outside the space", STRATEGY_RULES, "which is not in the space: "),
+    (
+        "a loop without end",
+        STRATEGY_RULES,
+        "it asks without anything coming of it; its loop must end when `ledger.left`",
+    ),
+    ("a run that returns nothing", STRATEGY_RULES, "`run` returned None, which holds no requests"),
+    ("a forecast that lacks a stage", STRATEGY_RULES, "is of the stages wrong, verification, but its stages are look"),
+    ("details that are no JSON", STRATEGY_RULES, "of 'look' is not JSON (Object of type LayerSet is"),
+    ("a strategy that verifies nothing", STRATEGY_RULES, "ended without a set in its ranking, though none failed; end"),
+    ("a strategy's file named as a module", OWN_STRATEGY, "names a file, not a module; did you mean steps:Steps?"),
+    (
+        "an import that fails in it",
+        OWN_STRATEGY,
+        "steps.py, line 1: ModuleNotFoundError: No module named 'numpyy'; install it",
+    ),
+    ("a question without an answer", "evaluation/test_questions.py", "has no `answer`; give the number of the right"),
+    ("an answer that is no choice", "evaluation/test_questions.py", "is answered by 4, which is none of its 4 choices"),
+    ("a question that lacks a key", OWN_TASKS, "question 2 (counted from 0) has no `choices`, which"),
+    ("a task that lacks a key", OWN_TASKS, "has no doc_to_text; add it, such as `doc_to_text: "),
+    ("a task without a split", OWN_TASKS, "has no test_split; add `test_split: test`"),
+    ("a task without a type", OWN_TASKS, "has no output_type; add `output_type: multiple_choice`"),
+    ("a function that is a text", OWN_TASKS, "a text; write `custom_dataset: !function evaluation.own_"),
+    ("a folder without a task", OWN_TASKS, "has no task: there is no file "),
+    ("an unknown key of a pair", "models/test_pair_file.py", "there is no 'donr' in a pair; the nearest is 'donor'"),
+    ("a model of a pair that is no folder", "models/test_pair_file.py", "there is no folder {folder}/bse"),
     # Jobs.
     ("no GPU where one is asked for", "evaluation/test_doctor.py", "this machine has no GPU"),
     ("a GPU that does not exist", "evaluation/cluster/test_options.py", "this machine has GPUs 0 to 1; give others"),

@@ -9,6 +9,7 @@ from genetic_algorithm.errors import SearchError
 from genetic_algorithm.imported import imported, is_spec
 from genetic_algorithm.strategies.additive import Additive, Pairwise
 from genetic_algorithm.strategies.beam import Beam, greedy
+from genetic_algorithm.strategies.contract import held
 from genetic_algorithm.strategies.evopress import EvoPress
 from genetic_algorithm.strategies.ga import ModelAssistedGA
 from genetic_algorithm.strategies.ga_original import OriginalGA
@@ -30,7 +31,6 @@ STRATEGIES: dict[str, Callable[[Setting], Strategy]] = {
     "random": RandomSearch,
 }
 """By the name that --strategy takes; any other is named as MODULE:CLASS."""
-_NEEDED = ("stages", "run", "ranking", "forecast", "details")
 
 
 def check_name(name: str) -> str:
@@ -48,7 +48,7 @@ def find_strategy(name: str) -> Callable[[Setting], Strategy]:
     Raises:
         SearchError: if there is none of that name.
     """
-    return STRATEGIES.get(check_name(name)) or imported("--strategy", name, "class")
+    return STRATEGIES.get(check_name(name)) or held(name, imported("--strategy", name, "class"))
 
 
 def make_strategy(name: str, setting: Setting) -> Strategy:
@@ -57,10 +57,4 @@ def make_strategy(name: str, setting: Setting) -> Strategy:
     Raises:
         SearchError: if there is none of that name, or what it names makes something else.
     """
-    strategy = find_strategy(name)(setting)
-    if lacking := [needed for needed in _NEEDED if not hasattr(strategy, needed)]:
-        raise SearchError(
-            f"--strategy {name} made a {type(strategy).__name__}, which has no {lacking[0]}; a strategy has "
-            f"{', '.join(_NEEDED)}"
-        )
-    return strategy
+    return find_strategy(name)(setting)

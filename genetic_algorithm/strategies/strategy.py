@@ -56,7 +56,7 @@ class StageForecast:
 
 
 class Strategy(Protocol):
-    """A way to search. `run` yields requests and reads the ledger when it goes on.
+    """A way to search. `run` yields requests and reads the ledger when it goes on. `contract` holds it to this.
 
     Ledger's `wanted` leaves out what the budget does not pay for; a strategy ends when it has nothing more to ask,
     and must end when what it asks for is left out.

@@ -59,6 +59,18 @@ def own(request: pytest.FixtureRequest, tmp_path: Path, datasets_cache: Path) ->
     return folder
 
 
+def listed(questions: object) -> str:
+    """A task file that holds its questions."""
+    reader = "custom_dataset: !function evaluation.own_questions.listed"
+    return f"task: own\n{reader}\ndataset_kwargs: {json.dumps({'questions': questions})}{REST}"
+
+
+def without(*texts: str) -> str:
+    """A task file without the lines that begin so, and without that text in others."""
+    lines = [line for line in listed(QUESTIONS).splitlines() if not line.startswith(texts)]
+    return "".join(f"{line}\n" for line in lines).replace("!function " if "!function " in texts else "\0", "")
+
+
 Search = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -152,15 +164,53 @@ def test_a_search_on_it_resumes_wherever_it_lies_unless_its_questions_changed(
 @pytest.mark.parametrize(
     ("yaml", "lines", "told"),
     [
-        ("task: other\n" + REST, "", "unknown task or subject 'own'"),
+        (
+            "task: other\n" + REST,
+            "",
+            "unknown task or subject 'own'; --task-dir {folder} has other; `lm_eval ls tasks`",
+        ),
+        (REST, "", "--task-dir {folder} has no task: no file there says `task: NAME`; write one as"),
+        (without("doc_to_text"), "", "own.yaml) has no doc_to_text; add it, such as `doc_to_text: "),
+        (without("doc_to_target"), "", "own.yaml) has no doc_to_target; add it, such as `doc_to_target: answer`"),
+        (without("doc_to_choice"), "", "own.yaml) has no doc_to_choice; add it, such as `doc_to_choice: choices`"),
+        (without("test_split"), "", "own.yaml) has no test_split; add `test_split: test`"),
+        (without("output_type"), "", "own.yaml) has no output_type; add `output_type: multiple_choice`"),
+        (without("!function "), "", "own_questions.listed`, a text; write `custom_dataset: !function evaluation.own_"),
         ("task: own\nx: [", "", "own.yaml is not YAML: while parsing a flow node; mend it"),
         (None, "[1]\n", "own.jsonl, line 1 is no JSON object; write one question a line"),
         (None, '{"question": "x"}\n{', "own.jsonl, line 2 is no JSON object"),
+        (
+            None,
+            '{"question": "x"}\n\n{"question": "y", "answer": 0}',
+            "own.jsonl, line 1 has no `answer`, which others have",
+        ),
+        (None, "\n", "there are no questions; write at least one"),
+        (
+            listed([*QUESTIONS[:2], {"question": "x", "answer": 0}]),
+            "",
+            "question 2 (counted from 0) has no `choices`, which",
+        ),
+        (listed(["x"]), "", "`questions` is no list of mappings; write one line like {question: ..., answer: 0} each"),
+        (
+            listed([QUESTIONS[0] | {"answer": 7}]),
+            "",
+            "question 0 (counted from 0) is answered by 7, which is none of its 4",
+        ),
+        (
+            listed([QUESTIONS[0] | {"choices": ["a", ""]}]),
+            "",
+            "a choice of question 0 (counted from 0) is empty; check the",
+        ),
         (None, None, "own.jsonl: No such file or directory; `file` counts from where the task's file lies"),
     ],
 )
 def test_what_is_wrong_with_it_is_told(
-    tmp_path: Path, yaml: str | None, lines: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    yaml: str | None,
+    lines: str | None,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(tasks, "_full_manager", tasks._manager)  # or it reads thousands of files
     (tmp_path / "own.yaml").write_text(yaml or f"task: own\n{READERS['from_file'](tmp_path)}{REST}")
@@ -168,8 +218,27 @@ def test_what_is_wrong_with_it_is_told(
         (tmp_path / "own.jsonl").write_text(lines)
     with pytest.raises(EvaluationError) as caught:
         load_tasks(task_source(EvalConfig(tasks=("own",), task_dir=tmp_path)))
-    assert told in str(caught.value)
+    assert told.replace("{folder}", str(tmp_path)) in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_folder_without_a_task_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "_full_manager", tasks._manager)
+    with pytest.raises(EvaluationError, match=r"has no task: there is no file \*\.yaml in it; write one as ARCH"):
+        load_tasks(task_source(EvalConfig(tasks=("own",), task_dir=tmp_path)))
+
+
+def test_what_a_task_lacks_may_stand_in_the_file_that_it_includes_or_in_its_group(
+    tmp_path: Path, datasets_cache: Path
+) -> None:
+    (tmp_path / "_shared").write_text(without("doc_to_text", "task: own"))
+    (tmp_path / "own.yaml").write_text("task: own\ninclude: _shared\n")
+    member = json.dumps({"task": "own", "doc_to_text": "{{question}}"})
+    (tmp_path / "both.yaml").write_text(f"group: both\ntask: [{member}]\n")
+    assert list(load_tasks(task_source(EvalConfig(tasks=("both",), task_dir=tmp_path))).tasks)
+    with pytest.raises(EvaluationError, match="has no doc_to_text"):
+        load_tasks(task_source(EvalConfig(tasks=("own",), task_dir=tmp_path)))
 
 
 def test_data_files_of_datasets_count_from_the_working_folder_and_the_error_says_so(

@@ -136,15 +136,61 @@ def test_prompts_are_those_that_lm_eval_builds(tmp_path: Path, sampler: str, sho
     assert rendered == {document: expected[document] for document in order}
 
 
-def test_gold_may_be_a_word_a_list_or_broken(tmp_path: Path, tokenizer: Any) -> None:
+def test_gold_may_be_a_number_a_word_or_a_list(tmp_path: Path, tokenizer: Any) -> None:
     answers: dict[str, list[Any]] = {
         "several": [[0, 2], [3]],
-        "word": ["B", "E"],
-        "broken": [0, 7, -1],
+        "word": ["B", "D"],
+        "number": [0, 2],
+        "column": [1.0, 3.0],
     }
     docs = {name: [{"question": "w1", "answer": gold} for gold in golds] for name, golds in answers.items()}
     questions = build(write_tasks(tmp_path, docs), tokenizer)
-    assert [np.flatnonzero(row).tolist() for row in questions.gold_QC] == [[0, 2], [3], [1], [], [0], [], []]
+    golds = [np.flatnonzero(row).tolist() for row in questions.gold_QC]
+    assert golds == [[0, 2], [3], [1], [3], [0], [2], [1], [3]]
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        (
+            [0, None],
+            "question 1 of task toy (counted from 0) has no `answer`; give the number of the right choice, 0 for",
+        ),
+        ([None, None], "question 0 of task toy (counted from 0) has no `answer`; "),
+        (
+            [0, 4],
+            "question 1 of task toy (counted from 0) is answered by 4, which is none of its 4 choices; give the num",
+        ),
+        ([0, -1], "is answered by -1, which is none of its 4 choices"),
+        ([0.0, 1.5], "is answered by 1.5, which is none of its 4 choices"),
+        (["A", "E"], "is answered by 'E', which is none of its 4 choices"),
+        ([[0, 1], []], "is answered by [], which is none of its 4 choices"),
+        ([[0, 1], [2, 9]], "is answered by [2, 9], which is none of its 4 choices"),
+    ],
+)
+def test_an_answer_that_is_no_choice_is_refused_and_never_counts_as_wrong(
+    tmp_path: Path, tokenizer: Any, answers: list[Any], told: str
+) -> None:
+    docs: list[Doc] = [{"question": "w1", "answer": answer} for answer in answers]
+    with pytest.raises(EvaluationError) as caught:
+        build(write_tasks(tmp_path, {"toy": docs}, group="all"), tokenizer)
+    assert told in str(caught.value)
+
+
+def test_an_answer_that_no_question_has_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+    """lm-eval takes the name of a key that is not there for the answer itself."""
+    folder = write_tasks(tmp_path, {"toy": [{"question": "w1"}] * 2}, group="all")
+    with pytest.raises(EvaluationError, match=r"question 0 of task toy \(counted from 0\) has no `answer`; give"):
+        build(folder, tokenizer)
+
+
+def test_a_question_that_cannot_be_rendered_is_named(tmp_path: Path, tokenizer: Any) -> None:
+    docs: list[Doc] = [{"question": "w1", "answer": 0}, {"question": None, "answer": 0}]
+    folder = write_tasks(tmp_path, {"toy": docs}, group="all", options={"toy": {"doc_to_text": "{{question + ' is'}}"}})
+    with pytest.raises(
+        EvaluationError, match=r"question 1 of task toy \(counted from 0\) cannot be rendered \(TypeError"
+    ):
+        build(folder, tokenizer)
 
 
 def test_choices_may_be_in_the_context(tmp_path: Path, tokenizer: Any) -> None:

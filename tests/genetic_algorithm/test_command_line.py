@@ -155,6 +155,7 @@ def test_every_strategy_runs_and_resumes_from_the_command_line(strategy: str, tm
 def test_a_dry_run_tells_strategy_questions_hold_out_and_budget(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("--dry-run", "--max-passes", "10", "--max-hours", "3") == 0
     out = capsys.readouterr().out
+    assert out.startswith("Dry run: 793 possible layer sets, and the base; no run is begun.\n")
     assert "strategy: ga, for accuracy" in out
     assert re.search(r"questions: 280, one pass: fast \d+, full 160, final 200, held out 72; ladder ", out)
     assert "budget: 2,800 question-evaluations (10.0 passes); without it " in out

@@ -78,7 +78,7 @@ def test_a_set_sorts_hashes_and_reads_as_people_write_it() -> None:
         (lambda: LayerSet.parse(""), "is not a layer set"),
         (lambda: LayerSet((1,)).without(2), "layer 2 is not in 1"),
         (lambda: LayerSet((1,)).with_(1), "layer 1 is named twice"),
-        (lambda: SearchSpace(12, 1, 4).check(LayerSet((12,))), "layers are 0 to 11"),
+        (lambda: SearchSpace(12, 1, 4).check(LayerSet((12,))), "layer 12 does not exist; the model has layers 0 to 11"),
         (lambda: SearchSpace(12, 1, 2).check(LayerSet((1, 2, 3))), "3 layers; this search is for 1 to 2"),
         (lambda: SearchSpace(12, 1, 2).check(LayerSet(())), "0 layers"),
         (lambda: SearchSpace(3, 1, 4), "--max-layers 4 is more than the model's 3 layers"),

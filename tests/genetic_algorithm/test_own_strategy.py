@@ -60,6 +60,11 @@ def test_it_searches_within_its_budget_and_tells_what_it_found(with_steps: Comma
     assert list(result["usage"]) == ["steps", "verification", "hold-out", "in_all"]
     assert 1000 < result["usage"]["in_all"]["question_evaluations"] <= 2000
     assert result["final_results"][0]["accuracy"] > 0.7
+    base = result["base"]  # which it never asked: the finalists' last check did
+    assert base["accuracy"] == base["holdout_accuracy"] > 0
+    assert base["questions"] == base["holdout_questions"] > 0
+    assert json.loads(done.stdout)["base_accuracy"] == base["accuracy"]
+    assert f" base  {base['accuracy']:.4f}" in done.stderr
     assert (with_steps.folder / "run" / "report.html").exists()
 
 
@@ -90,6 +95,17 @@ def test_killed_it_goes_on_to_the_same_result_and_pays_nothing_twice(with_steps:
     ("module", "name", "told"),
     [
         (None, "steps:Steps", "--strategy steps:Steps: No module named 'steps'; check the name, and that it can be"),
+        ("", "steps.py:Steps", "--strategy steps.py:Steps names a file, not a module; did you mean steps:Steps?"),
+        (
+            "import numpyy",
+            "steps:Steps",
+            "steps.py, line 1: ModuleNotFoundError: No module named 'numpyy'; install it,",
+        ),
+        (
+            "\nfrom numpy.rando import x",
+            "steps:Steps",
+            "steps.py, line 2: ModuleNotFoundError: No module named 'numpy.rand",
+        ),
         (None, "gaa", "argument --strategy: gaa is none of ga, ga-original, scan, "),
         (None, "gaa", "nor MODULE:CLASS; did you mean ga?"),
         (None, "./steps.py:Steps", "./steps.py:Steps is none of ga, "),

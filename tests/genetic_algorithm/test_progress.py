@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -48,6 +49,8 @@ def test_elsewhere_there_are_lines_alone(tmp_path: Path, monkeypatch: pytest.Mon
     shown = shown_on(io.StringIO(), tmp_path / "run", monkeypatch)
     assert "\r" not in shown
     assert "%|" not in shown
+    # Not what the result will rank first: a strategy may rank by more than the score.
+    assert re.search(r"; best [0-9+]+ 0\.\d+ \+- 0\.\d+ \(\d+ questions, the highest score so far\); ", shown)
     (log,) = (tmp_path / "run").glob("search_log_*.txt")
     assert [line.split(" ", 3)[3] for line in log.read_text().splitlines()] == shown.splitlines()
 

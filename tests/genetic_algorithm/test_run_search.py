@@ -182,7 +182,7 @@ def _prepare(tmp_path: Path) -> None:
         (["--output-dir", "broken"], "is not the configuration of a search run"),
         (["--elite", "missing.json"], "missing.json does not exist"),
         (["--elite", "list.json"], "1 is not a list of layers"),
-        (["--elite", "outside.json"], "layer 12 of 0+12 is out of range; the model's layers are 0 to 11"),
+        (["--elite", "outside.json"], "layer 12 (in 0+12) does not exist; the model has layers 0 to 11"),
         (["--elite", "twice.json"], "layer 3 is named twice"),
         (["--elite", "many.json"], "1+2+3+4+5 has 5 layers"),
         (["--elite", "scores.csv"], "is not JSON"),

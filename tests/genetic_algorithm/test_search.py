@@ -319,7 +319,7 @@ def test_presets_are_those_of_the_scripts() -> None:
 
 def test_elites_and_scores_that_do_not_fit_are_refused() -> None:
     subjects = Simulator(0, 10).subjects
-    with pytest.raises(SearchError, match="out of range"):
+    with pytest.raises(SearchError, match="layer 12 does not exist; the model has layers 0 to 11"):
         Search(SMALL, SPACE, subjects, elite=[LayerSet((12,))])
     with pytest.raises(SearchError, match="lack layer 1"):
         Search(SMALL, SPACE, subjects, single_scores={0: 0.5})

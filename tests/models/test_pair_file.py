@@ -88,14 +88,19 @@ def test_a_colon_and_yaml_at_the_end_are_still_two_models(folder: Path, monkeypa
         ("base: [", "{path} is not YAML (expected the node content, but found '<stream end>'); write a pair as `base:"),
         ("\udcff", "{path} is not YAML ("),
         ("", "{path} is no pair; it must say `base: MODEL` and `donor: MODEL`"),
-        ("base: base\n", "{path} is no pair; it must say"),
+        ("base: base\n", "{path} is no pair; it must also say `donor: MODEL`"),
+        ("base: base\ndonr: donor\n", "{path}: there is no 'donr' in a pair; the nearest is 'donor'"),
         ("[base, donor]", "{path} is no pair; it must say"),
         ("base: base\ndonor: donor\ntask: [mmlu]\n", "{path}: there is no 'task' in a pair; the nearest is 'tasks'"),
         ("base: base\ndonor: 7\n", "{path}: donor: 7 cannot be; give one text"),
         ("base: base\ndonor: donor\ntasks: mmlu\n", "{path}: tasks: 'mmlu' cannot be; give a list of names, as [mmlu]"),
         ("base: base\ndonor: donor\ntasks: []\n", "{path}: tasks: [] cannot be; give a list of names, as [mmlu]"),
-        ("base: ./bse\ndonor: donor\n", "{path}: ./bse is no folder ("),
-        ("base: bse\ndonor: donor\n", "the base 'bse' is neither a folder here nor a hub id"),
+        (
+            "base: ./bse\ndonor: donor\n",
+            "{path}: the base ./bse is no folder ({folder}/bse); check the path",
+        ),
+        ("base: bse\ndonor: donor\n", "{path}: the base 'bse' is neither a folder here nor a hub id"),
+        ("base: bse\ndonor: donor\n", "(with @revision if need be); there is no folder {folder}/bse"),
         ("base: base\ndonor: donor\ntask_dir: tsks\n", "tsks is no folder; give the one of the task files"),
     ],
 )
@@ -106,7 +111,7 @@ def test_what_is_wrong_with_it_is_told_in_one_line(folder: Path, text: str | Non
     with pytest.raises(ModelError) as caught:
         get_pair(str(path))
     assert "\n" not in str(caught.value)
-    assert told.format(path=path) in str(caught.value)
+    assert told.format(path=path, folder=folder) in str(caught.value)
 
 
 def tool(folder: Path, module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
