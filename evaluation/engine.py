@@ -242,9 +242,9 @@ class Engine:
         sets = distinct(batch)
         for layers in sets:
             if layers.indices and layers.indices[-1] >= self.num_layers:
+                within = f" of {layers}" if len(layers) > 1 else ""
                 raise EvaluationError(
-                    f"layer {layers.indices[-1]} of {layers} is out of range; "
-                    f"the model's layers are 0 to {self.num_layers - 1}"
+                    f"layer {layers.indices[-1]}{within} does not exist; the model has layers 0 to {self.num_layers - 1}"
                 )
         return sets
 

@@ -11,7 +11,7 @@ STRATEGY_RULES = "genetic_algorithm/strategies/test_contract.py"
 OWN_STRATEGY, OWN_TASKS = "genetic_algorithm/test_own_strategy.py", "evaluation/test_own_tasks.py"
 HELD = [
     # The road: search, folders, layers.
-    ("layers out of range", "evaluation/test_engine.py", "is out of range; the model's layers are 0 to 3"),
+    ("layers out of range", "evaluation/test_engine.py", "does not exist; the model has layers 0 to 3"),
     ("layers repeated", "genetic_algorithm/test_layer_set.py", "layer 1 is named twice"),
     ("no layers given", "model_preparation/test_create_checkpoint.py", "no layers are given"),
     ("a donor of another width or depth", "models/test_hybrid.py", "differ in"),

@@ -170,7 +170,7 @@ def test_logits_are_taken_in_parts_where_there_are_many(
 
 def test_layers_and_questions_out_of_range_are_refused(pair: Any, questions: QuestionSet) -> None:
     engine = Engine(pair, questions)
-    with pytest.raises(EvaluationError, match=r"layer 4 of 1\+4 is out of range; the model's layers are 0 to 3"):
+    with pytest.raises(EvaluationError, match=r"layer 4 of 1\+4 does not exist; the model has layers 0 to 3"):
         list(engine.answers([LayerSet((1, 4))], np.array([0])))
     with pytest.raises(EvaluationError, match="questions 0 to 59 are asked; there are 0 to 58"):
         list(engine.answers([LayerSet((1,))], np.array([0, 59])))
