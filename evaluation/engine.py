@@ -243,8 +243,9 @@ class Engine:
         for layers in sets:
             if layers.indices and layers.indices[-1] >= self.num_layers:
                 within = f" of {layers}" if len(layers) > 1 else ""
+                last = self.num_layers - 1
                 raise EvaluationError(
-                    f"layer {layers.indices[-1]}{within} does not exist; the model has layers 0 to {self.num_layers - 1}"
+                    f"layer {layers.indices[-1]}{within} does not exist; the model has layers 0 to {last}"
                 )
         return sets
 
