@@ -123,14 +123,14 @@ def test_the_donor_itself_costs_nothing_more_once_others_were_asked(pair: Hybrid
 def test_what_workers_share_out_has_the_answers_of_the_whole_list_to_the_last_bit(
     pair: HybridPair, questions: QuestionSet, chunks: int
 ) -> None:
-    engine, asked = Engine(pair, questions, batch_tokens=96), np.arange(len(questions))
+    engine, asked = Engine(pair, questions, batch_tokens=64), np.arange(len(questions))
     assert engine.least_questions is not None
     least = chunks * engine.least_questions // torch.get_num_threads()
     assert 1 < least < len(asked)
     sets = [LayerSet((0, 2)), LayerSet((1,)), LayerSet(())]
     whole = dict(engine.answers(sets, asked))
     for at in range(0, len(asked), least):
-        part = dict(Engine(pair, questions, batch_tokens=96).answers(sets, asked[at : at + least]))
+        part = dict(Engine(pair, questions, batch_tokens=64).answers(sets, asked[at : at + least]))
         for layers in sets:
             for name, values in part[layers]._asdict().items():
                 np.testing.assert_array_equal(values, getattr(whole[layers], name)[at : at + least])
