@@ -160,7 +160,7 @@ def test_a_missing_layer_file_is_named_with_the_command_that_makes_it(
     arguments = ["--llama_layers_dir", str(copy), "--output_dir", str(tmp_path / "made"), "--layers", "3"]
     line = refused([*command, *arguments], capsys)
     assert f"Layer file not found: {copy}/layer_03.pt" in line
-    assert "extract_layers.py --model_name llama" in line
+    assert "model_preparation.extract_layers --model_name llama" in line
 
 
 @pytest.mark.parametrize("keeps_metadata", [True, False])
