@@ -178,9 +178,7 @@ class Progress:
         if self.best is None:
             return "not known yet"
         layers, score = self.best
-        return (
-            f"{layers} {spell_score(self._outcome.ledger, score)} ({score.asked} questions, the highest score so far)"
-        )
+        return f"{layers} {spell_score(self._outcome.ledger, score)} ({score.asked} questions, of those asked most)"
 
 
 def _bar(total: int, stream: TextIO | None) -> Any:
