@@ -24,12 +24,13 @@ def score(layers: PackedLayers, plan: Plan, sets: Sequence[LayerSet]) -> NDArray
     """Scores that rank the choices, [S, Q, C]: summed log-probabilities, or logits where they rank alike.
 
     Nothing waits for a GPU before the end. On a CPU each core takes batches of its own: products and sums of a small
-    model are too short to be shared out among cores.
+    model are too short to be shared out among cores. A batch that is alone runs on one core, too: on several its sums
+    round otherwise, and answers must not depend on what else is asked.
     """
     layers.forget()  # what a walk that failed had kept
     scores = torch.zeros(len(sets), plan.gold_QC.size, dtype=torch.float64, device=layers.device)
     cores = torch.get_num_threads() if layers.device.type == "cpu" and layers.is_shareable else 1
-    if min(cores, len(plan.batches)) > 1:
+    if cores > 1:
         _on_cores(cores, layers, plan, sets, scores)
     else:
         layers.expect(donor_calls(layers.depth, sets) * len(plan.batches))

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from evaluation import scoring
+from evaluation.config import EvalConfig
 from evaluation.engine import Engine
 from evaluation.questions import QuestionSet, build_questions
 from evaluation.reference import LmEval, disagreements
 from evaluation.tasks import TaskSource, load_tasks
 from genetic_algorithm import LayerSet
+from genetic_algorithm.wiring import make_evaluator
 from tests.evaluation.conftest import letter_docs, make_pair, make_tokenizer, phrase_docs, write_tasks
 
 SETS = [LayerSet(()), LayerSet((1,)), LayerSet((1, 3))]
@@ -59,6 +62,23 @@ def test_several_cores_answer_as_one_does(pair: Any, questions: QuestionSet, thr
     for layers, found in answers(pair, questions).items():
         np.testing.assert_array_equal(on_three[layers].correct, found.correct)
         np.testing.assert_allclose(on_three[layers].margin, found.margin, atol=2e-4)
+
+
+def test_a_batch_on_its_own_has_the_bits_that_it_has_among_others(three_cores: None) -> None:
+    """The bundled pair: its products are long enough for torch to share them out, which the toy's are not."""
+    engine = make_evaluator(EvalConfig(pair="tiny", device="cpu", dtype="float32"), None)
+    chunk = engine.least_questions // 3
+    asked = np.arange(3072 - 5 * chunk, 3078)
+    among_others = margins(engine, asked)[5 * chunk :]
+    for threads in (3, 2, 1):
+        torch.set_num_threads(threads)
+        np.testing.assert_array_equal(margins(engine, asked[5 * chunk :]), among_others)
+
+
+def margins(engine: Engine, asked: NDArray[np.int64]) -> NDArray[np.float32]:
+    ((_, answers),) = engine.answers([LayerSet((0, 4, 8))], asked)
+    assert answers.margin is not None
+    return answers.margin
 
 
 def test_an_error_on_one_core_stops_the_others(
