@@ -13,6 +13,7 @@ import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from evaluation.judge import judge, log_softmax
 from evaluation.memory import LEAST_TOKENS, TOKENS
 from evaluation.plan import Plan, make_plan
 from evaluation.questions import QuestionSet
-from evaluation.scoring import score
+from evaluation.scoring import score, score_each
 from evaluation.walk import distinct
 from genetic_algorithm import Answers, LayerSet
 from models.hybrid import HybridPair
@@ -202,7 +203,8 @@ class Engine:
     def answers(self, batch: Sequence[LayerSet], questions: NDArray[np.int64]) -> Iterator[tuple[LayerSet, Answers]]:
         """Yield each distinct set of `batch` with its answers to `questions` (indices).
 
-        All sets walk through one batch of questions before the next begins, so all are ready together.
+        All sets walk through one batch of questions before the next begins. On a CPU each is yielded as soon as it is
+        through, so that of a list that fits into one batch no answer waits for the others.
 
         Raises:
             EvaluationError: for a layer or question out of range; when the device's memory is too small;
@@ -214,24 +216,23 @@ class Engine:
             empty = np.zeros(0, dtype=np.float32)
             yield from ((layers, Answers(empty.astype(np.bool_), empty, empty)) for layers in sets)
             return
-        donor_QC, known = None, dict[LayerSet, NDArray[np.float64]]()
+        donor_QC, known = None, list[tuple[LayerSet, NDArray[np.float64]]]()
         if self._with_divergence:
-            known[self._everything] = of_donor_QC = self._donor_scores(asked)
+            of_donor_QC = self._donor_scores(asked)
             donor_QC = log_softmax(of_donor_QC)
-        before = self.layers.calls
-        if others := [layers for layers in sets if layers not in known]:
-            known |= zip(others, self._scores(others, asked)[1], strict=True)
-        self.layer_calls += self.layers.calls - before
-        plan, broken = self._plan(asked, log_probs=False), []
-        for layers in sets:
-            if np.isnan(known[layers]).any():
-                broken.append(str(layers))
+            known = [(layers, of_donor_QC) for layers in sets if layers == self._everything]
+        others = [layers for layers in sets if donor_QC is None or layers != self._everything]
+        broken = set[LayerSet]()
+        for layers, scores_QC in chain(self._each_scored(others, asked), known):
+            if np.isnan(scores_QC).any():
+                broken.add(layers)
             else:
-                yield layers, judge(known[layers], plan.gold_QC, plan.absent_QC, donor_QC)
+                plan = self._plan(asked, log_probs=False)
+                yield layers, judge(scores_QC, plan.gold_QC, plan.absent_QC, donor_QC)
         if broken:
+            named = ", ".join(str(layers) for layers in sets if layers in broken)
             raise EvaluationError(
-                f"layers {', '.join(broken)} give scores that are not numbers; "
-                "check the weights, or try another --dtype"
+                f"layers {named} give scores that are not numbers; check the weights, or try another --dtype"
             )
 
     def log_probs(self, layers: LayerSet, questions: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -290,6 +291,22 @@ class Engine:
                 chunk_questions=self._chunk_questions,
             )
         return self._plans[key]
+
+    def _each_scored(
+        self, sets: Sequence[LayerSet], asked: NDArray[np.int64]
+    ) -> Iterator[tuple[LayerSet, NDArray[np.float64]]]:
+        """Sets with their scores that rank the choices, [Q, C], as they come; their layer calls are counted."""
+        if not sets:
+            return
+        before = self.layers.calls
+        try:
+            if self.pair.device.type == "cpu":
+                plan = self._plan(asked, log_probs=False)
+                yield from ((sets[i], scores_QC) for i, scores_QC in score_each(self.layers, plan, sets))
+            else:  # all are there at the end, and may have to run again in less memory
+                yield from zip(sets, self._scores(sets, asked)[1], strict=True)
+        finally:
+            self.layer_calls += self.layers.calls - before
 
     def _scores(
         self, sets: Sequence[LayerSet], asked: NDArray[np.int64], *, log_probs: bool = False

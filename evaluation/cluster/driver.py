@@ -262,7 +262,11 @@ class ClusterEvaluator:
             elif isinstance(event, Lost):
                 self._lose(event)
             elif self._busy.get(event.worker) == event.ticket:
-                del self._busy[event.worker]
+                is_wanted = self._round is not None and event.ticket >= self._first_ticket
+                if is_wanted and not event.given.is_last:
+                    self._pool.more(event.worker, event.ticket)
+                else:
+                    del self._busy[event.worker]
                 yield from self._reply(event)
 
     def _started(self, event: Started) -> None:

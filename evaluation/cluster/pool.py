@@ -25,7 +25,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Replied:
-    """A worker is through with what it was asked."""
+    """A worker has answers to what it was asked, all or some."""
 
     worker: int
     ticket: int
@@ -57,6 +57,9 @@ class Pool(Protocol):
 
     def submit(self, worker: int, ticket: int, sets: Sequence[LayerSet], questions: NDArray[np.int64]) -> None:
         """Ask a worker; `Replied` with that ticket, or `Lost`, follows."""
+
+    def more(self, worker: int, ticket: int) -> None:
+        """Let a worker go on whose reply was not the last; another follows. To ask it anew ends what it was at."""
 
     def describe(self, worker: int) -> tuple[dict[str, Any], float | None]:
         """See `Worker.describe`."""

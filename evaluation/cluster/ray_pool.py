@@ -207,6 +207,11 @@ class RayPool:
         if actor is not None:  # else it was lost with its cluster, which the driver has yet to hear of
             self._when_done(actor.answers.remote(list(sets), questions), partial(Replied, worker, ticket), worker)
 
+    def more(self, worker: int, ticket: int) -> None:
+        """A call of the actor."""
+        if (actor := self._workers.get(worker)) is not None:
+            self._when_done(actor.more.remote(), partial(Replied, worker, ticket), worker)
+
     def describe(self, worker: int) -> tuple[dict[str, Any], float | None]:
         """A call of the actor, waited for."""
         try:

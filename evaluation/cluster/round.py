@@ -35,7 +35,15 @@ class Task:
     since: dict[int, float] = field(default_factory=dict)
     losses: int = 0
     raised_on: set[int] = field(default_factory=set)
+    answered: set[LayerSet] = field(default_factory=set)
     is_done: bool = False
+
+    def leave_out(self, sets: Container[LayerSet]) -> None:
+        """Ask no more of these; the price shrinks as their number does."""
+        part = self.part
+        kept = tuple(layers for layers in part.sets if layers not in sets)
+        if len(kept) < len(part.sets):
+            self.part = Part(kept, part.questions, part.price * len(kept) / len(part.sets))
 
 
 class Round:
@@ -103,7 +111,16 @@ class Round:
 
     def replied(self, worker: int, given: Given, workers: int) -> Iterator[Piece]:
         """Take a worker's reply; yields what is new in it."""
-        task = self._running.pop(worker)
+        task = self._running[worker]
+        asked = {*task.part.sets}
+        answered = {layers: answers for layers, answers in given.answers if layers in asked - task.answered}
+        task.answered |= answered.keys()
+        for layers, answers in answered.items():
+            if layers not in self.failures:
+                yield layers, task.part.questions, answers
+        if not given.is_last:
+            return
+        del self._running[worker]
         since = task.since.pop(worker)
         if task.is_done:
             return  # another was faster
@@ -113,12 +130,7 @@ class Round:
         if not given.error:
             self._price_done += task.part.price
             self._seconds_done += self._clock() - since
-        asked = set(task.part.sets)
-        answered = {layers: answers for layers, answers in given.answers if layers in asked}
-        for layers, answers in answered.items():
-            if layers not in self.failures:
-                yield layers, task.part.questions, answers
-        left = [layers for layers in task.part.sets if layers not in answered and layers not in self.failures]
+        left = [layers for layers in task.part.sets if layers not in task.answered and layers not in self.failures]
         if left:
             self._raised(task, left, worker, given.error or "the evaluator gave no answer for it", workers)
         task.is_done = True
@@ -132,7 +144,7 @@ class Round:
         if task.is_done or task.since:
             return
         task.losses += 1
-        task.part = _without(task.part, self.failures)  # they failed meanwhile, on other questions
+        task.leave_out(task.answered | self.failures.keys())  # these failed meanwhile, on other questions
         if not task.part.sets:
             task.is_done = True
         elif len(task.part.sets) > 1 and task.losses >= LOSSES_TOGETHER:
@@ -182,14 +194,6 @@ class Round:
         self._waiting.clear()
         self._left.clear()
         for task in waiting:
-            task.part = _without(task.part, self.failures)
+            task.leave_out(self.failures)
             if task.part.sets:
                 self._wait(task)
-
-
-def _without(part: Part, failed: Container[LayerSet]) -> Part:
-    """A part less some sets; its price shrinks as their number does."""
-    kept = tuple(layers for layers in part.sets if layers not in failed)
-    if len(kept) == len(part.sets):
-        return part
-    return Part(kept, part.questions, part.price * len(kept) / len(part.sets))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,13 +46,19 @@ class Facts:
         return ", ".join(told(*item) for item in differences(theirs, pairs))
 
 
+REPLY_S = 0.5
+"""A worker replies so many seconds after the first answer that it has not told yet, so that little is lost with it."""
+
+
 class Given(NamedTuple):
-    """A worker's reply to one part."""
+    """A worker's reply to one part, or to the rest of it."""
 
     answers: list[tuple[LayerSet, Answers]]
     error: str
     """Why sets are lacking, where the evaluator raised."""
     warnings: list[str]
+    is_last: bool = True
+    """Whether the worker is through with the part."""
 
 
 class Worker:
@@ -60,6 +68,7 @@ class Worker:
         """Take what makes the evaluator; `facts` makes it."""
         self._make, self._device = make, device
         self._evaluator: Evaluator | None = None
+        self._coming: Iterator[tuple[LayerSet, Answers]] = iter(())
 
     def facts(self) -> Facts:
         """Load the models and tell of them."""
@@ -88,10 +97,19 @@ class Worker:
     def answers(self, sets: Sequence[LayerSet], questions: NDArray[np.int64]) -> Given:
         """Ask the evaluator; what it gave before it raised counts."""
         assert self._evaluator is not None
-        given, error = list[tuple[LayerSet, Answers]](), ""
+        self._coming = iter(self._evaluator.answers(sets, questions))
+        return self.more()
+
+    def more(self) -> Given:
+        """What else there is of what was asked last."""
+        given, error, until = list[tuple[LayerSet, Answers]](), "", math.inf
         with _collected() as lines:
             try:
-                given.extend(self._evaluator.answers(sets, questions))
+                for each in self._coming:
+                    given.append(each)
+                    until = min(until, time.monotonic() + REPLY_S)
+                    if time.monotonic() >= until:
+                        return Given(given, "", lines, is_last=False)
             except Exception as raised:  # told to the driver, which decides
                 error = in_words(raised)
         return Given(given, error, lines)

@@ -86,12 +86,12 @@ def test_an_error_on_one_core_stops_the_others(
 ) -> None:
     ran, run = [], scoring._run
 
-    def fails_at_first(*arguments: Any) -> None:
+    def fails_at_first(*arguments: Any) -> Iterator[int]:
         ran.append(arguments)
         if len(ran) == 1:
             raise MemoryError("no room")
         time.sleep(0.2)
-        run(*arguments)
+        return run(*arguments)
 
     engine = Engine(pair, questions, batch_tokens=30)
     monkeypatch.setattr(scoring, "_run", fails_at_first)

@@ -81,6 +81,36 @@ def test_killed_workers_are_replaced_and_no_answer_is_lost_or_given_twice(seed: 
         assert len(pool.spawned) > 4
 
 
+def test_answers_come_before_their_part_is_over_and_are_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluation.cluster.worker.REPLY_S", 0.0)
+    made: list[Slow] = []
+
+    def make(worker: int) -> Slow:
+        made.append(Slow(0.01))
+        return made[-1]
+
+    sets = population(20)
+    with cluster(make, 1) as (evaluator, pool):
+        coming = evaluator.answers(sets, ALL)
+        found = dict(next(coming) for _ in range(5))
+        assert len(pool.submitted) == 1
+        assert len(made[0].calls) < 20
+        pool.kill(1)
+        known = len(made[0].calls)
+        assert same(found | dict(coming), sets)
+        assert 20 <= known + len(made[1].calls) < 25
+
+
+def test_what_a_worker_is_at_ends_when_nobody_wants_it_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluation.cluster.worker.REPLY_S", 0.0)
+    evaluators: list[Slow] = [Slow(0.02)]
+    with cluster(lambda worker: evaluators[0], 1) as (evaluator, _):
+        next(coming := evaluator.answers(population(20), ALL))
+        coming.close()
+        assert same(dict(evaluator.answers([BAD], ALL[:7])), [BAD], ALL[:7])
+        assert len(evaluators[0].calls) < 20
+
+
 def test_all_workers_killed_at_once_are_replaced() -> None:
     sets = population(20)
     with cluster(lambda worker: Slow(0.01), 3) as (evaluator, pool):

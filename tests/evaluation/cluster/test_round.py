@@ -23,12 +23,14 @@ def part(*sets: LayerSet, questions: np.ndarray = FIRST, price: float = 10.0) ->
     return Part(sets, questions, price)
 
 
-def given(*sets: LayerSet, error: str = "") -> Given:
-    return Given([(layers, Answers(np.ones(3, np.bool_))) for layers in sets], error, [])
+def given(*sets: LayerSet, error: str = "", is_last: bool = True) -> Given:
+    return Given([(layers, Answers(np.ones(3, np.bool_))) for layers in sets], error, [], is_last)
 
 
-def reply(going: Round, worker: int, *sets: LayerSet, error: str = "", workers: int = 3) -> list[LayerSet]:
-    return [layers for layers, _, _ in going.replied(worker, given(*sets, error=error), workers)]
+def reply(
+    going: Round, worker: int, *sets: LayerSet, error: str = "", workers: int = 3, is_last: bool = True
+) -> list[LayerSet]:
+    return [layers for layers, _, _ in going.replied(worker, given(*sets, error=error, is_last=is_last), workers)]
 
 
 def take(going: Round, worker: int, is_only_one: bool = False) -> tuple[LayerSet, ...]:
@@ -120,6 +122,40 @@ def test_what_a_lost_worker_had_goes_to_another_and_later_alone() -> None:
         assert take(going, worker) == (A, B)
         going.lost(worker, "killed")
     assert sorted([take(going, 10), take(going, 11)]) == [(A,), (B,)]
+
+
+def test_of_a_part_that_was_answered_in_part_only_the_rest_is_lost_with_its_worker() -> None:
+    going = Round([part(A, B, C)])
+    take(going, 1)
+    assert reply(going, 1, B, is_last=False) == [B]
+    assert not going.is_done
+    going.lost(1, "killed")
+    assert take(going, 2) == (A, C)
+    assert (reply(going, 2, A, is_last=False), reply(going, 2, C)) == ([A], [C])
+    assert going.is_done
+
+
+def test_an_error_after_some_answers_leaves_only_the_others_over() -> None:
+    going = Round([part(A, B, C)])
+    take(going, 1)
+    reply(going, 1, A, is_last=False)
+    assert reply(going, 1, B, error="out of memory") == [B]
+    assert (take(going, 2), take(going, 3)) == ((C,), ())
+
+
+def test_of_two_that_answer_in_part_each_answer_counts_once() -> None:
+    clock = Clock()
+    going = Round([part(C, questions=SECOND, price=20.0), part(A, B)], clock)
+    take(going, 1)
+    clock.now = 1.0
+    reply(going, 1, C)
+    take(going, 2)
+    clock.now = 2 * STRAGGLER_S
+    assert take(going, 1) == (A, B)
+    assert reply(going, 1, A, is_last=False) == [A]
+    assert reply(going, 2, A, B) == [B]
+    assert going.is_done
+    assert reply(going, 1, B) == []
 
 
 def test_a_set_over_which_workers_always_die_fails_and_the_others_go_on() -> None:

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 
+from evaluation.cluster import worker as worker_module
 from evaluation.cluster.worker import Worker
 from genetic_algorithm import LayerSet
 from tests.genetic_algorithm.simulator import Simulator
@@ -32,6 +33,17 @@ def test_what_came_before_an_error_counts_and_warnings_are_told() -> None:
     assert given.warnings == ["2 is slow"]
     assert worker.answers([A], np.arange(4)).error == ""
     assert worker.describe() == ({"device": "none", "memory": "0.1 GB"}, 0.0015)
+
+
+def test_answers_that_take_long_are_told_in_several_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "REPLY_S", 0.0)
+    worker = Worker(lambda: Troubled(per_subject=5), "cpu")
+    worker.facts()
+    replies = [worker.answers([A, B], np.arange(4)), worker.more()]
+    assert [([layers for layers, _ in each.answers], each.error, each.is_last) for each in replies] == [
+        ([A], "", False),
+        ([], "RuntimeError: does not fit", True),
+    ]
 
 
 @pytest.mark.parametrize(

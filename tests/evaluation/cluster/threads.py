@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from evaluation.cluster.driver import ClusterEvaluator
 from evaluation.cluster.pool import Event, Lost, Replied, Started
-from evaluation.cluster.worker import Worker
+from evaluation.cluster.worker import Given, Worker
 from evaluation.errors import in_words
 from genetic_algorithm import Evaluator, LayerSet
 
@@ -36,7 +36,7 @@ class ThreadPool:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.room = room
         self.spawned: list[int] = []
-        self.alive: dict[int, queue.SimpleQueue[tuple[int, Sequence[LayerSet], NDArray[np.int64]] | None]] = {}
+        self.alive: dict[int, queue.SimpleQueue[tuple[int, Callable[[Worker], Given]] | None]] = {}
         self.up: set[int] = set()
         """Workers that have come up, or have failed to."""
         self.submitted: list[tuple[int, int, int]] = []
@@ -57,7 +57,11 @@ class ThreadPool:
     def submit(self, worker: int, ticket: int, sets: Sequence[LayerSet], questions: NDArray[np.int64]) -> None:
         self.submitted.append((worker, len(sets), len(questions)))
         if (calls := self.alive.get(worker)) is not None:  # else its loss is in the events already
-            calls.put((ticket, sets, questions))
+            calls.put((ticket, lambda holder: holder.answers(sets, questions)))
+
+    def more(self, worker: int, ticket: int) -> None:
+        if (calls := self.alive.get(worker)) is not None:
+            calls.put((ticket, Worker.more))
 
     def describe(self, worker: int) -> tuple[dict[str, Any], float | None]:
         return self._workers[worker].describe()
@@ -94,9 +98,9 @@ class ThreadPool:
             self._say(worker, Lost(worker, in_words(error), own), is_last=True)
             return
         while (call := calls.get()) is not None:
-            ticket, sets, questions = call
+            ticket, ask = call
             try:
-                given = holder.answers(sets, questions)
+                given = ask(holder)
             except Died as error:
                 self._say(worker, Lost(worker, in_words(error)), is_last=True)
                 return
