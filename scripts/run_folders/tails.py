@@ -16,8 +16,8 @@ _LINE = re.compile(r"\S+ \S+ (?P<level>[A-Z]) (?P<text>.*)")
 _REQUEST = re.compile(
     r"(?:begins )?(?P<stage>[^:,]+), (?P<label>[^:]+): \d+ (?:sets? x \d+ questions?|of \d+ sets?)(?!\w)"
 )
-_BEST = re.compile(r"; best (?P<best>.+?);.* (?P<left>about [^;]* left.*)$")
-_ABOUT = re.compile(r"; [\d,]+ of about (?P<about>[0-9,]{1,20}) done")
+_BEST = re.compile(r"; best (?P<best>.+?);(?:.* (?P<left>about [^;]* left.*)$)?")  # at the end, nothing is left
+_ABOUT = re.compile(r"; [\d,]+ of (?:about )?(?P<about>[0-9,]{1,20}) done")
 _ENDED = "the search ended by "
 
 
@@ -144,7 +144,7 @@ class LogTail(Tail):
         if request := _REQUEST.match(text):
             self.stage, self.label = request["stage"], request["label"]
         if told := _BEST.search(text):
-            self.best, self.left = told["best"], told["left"]
+            self.best, self.left = told["best"], told["left"] or "nothing left"
         if told := _ABOUT.search(text):
             self.about = int(told["about"].replace(",", "") or 0)
 

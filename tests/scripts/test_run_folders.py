@@ -281,6 +281,15 @@ def test_a_finished_search_counts_as_its_result_does(folder: Path) -> None:
     assert rows_of(look(folder))["question-evaluations"] == "10 on 1 set"
 
 
+def test_a_search_that_was_stopped_when_all_was_answered(folder: Path) -> None:
+    with (folder / f"search_log_{STAMP}.txt").open("a") as file:
+        file.write("2026-01-01 10:03:00 I hold-out, finalists: 2 sets x 9 questions in 2.0 s; best 3 0.9000 +- 0.0100 ")
+        file.write("(128 questions, of those asked most); 14 of 14 done\n")
+    rows = rows_of(look(folder))
+    assert rows["best of those asked most"] == "3 0.9000 +- 0.0100 (128 questions)"
+    assert (rows["question-evaluations"], rows["time left"]) == ("14 of about 14 on 1 set", "nothing")
+
+
 @pytest.mark.parametrize(
     ("request_", "label"),
     [
