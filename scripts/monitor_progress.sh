@@ -6,9 +6,10 @@ usage() {
   cat <<'END'
 usage: scripts/monitor_progress.sh [OPTION...] [RUN...]
 
-Shows how far a search is, every 10 seconds until it ends: its state, the best
-set so far, question-evaluations done, questions per second, time left, workers
-alive and failures. It only reads, and may be started and ended at any time.
+Shows how far a search is, every 10 seconds until it ends: its state, the
+highest score so far of the sets asked most, question-evaluations done,
+questions per second, time left, workers alive and failures. It only reads, and
+may be started and ended at any time.
 RUN is the folder of a search; without it, the newest one in results/.
 
   --all         all searches there, one line each
@@ -26,7 +27,9 @@ a note says so.
   run, log                       paths
   state                          as above
   stage, label                   of the last request in the log
-  best                           layers, score, standard_error, questions,
+  best                           that of the highest score so far of the sets
+                                 asked most, when finished the one found:
+                                 layers, score, standard_error, questions,
                                  measure (accuracy, weighted accuracy or
                                  divergence)
   question_evaluations           done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,7 +19,8 @@ from genetic_algorithm.search import Outcome, Search
 from genetic_algorithm.strategies.patterns import mine
 
 FORMAT = 1
-_MOST_BEST = 20  # sets that count as the best ones
+_MOST_BEST = 20  # sets that count as the best ones, or a quarter of all, where that is less
+_LEAST_HOLDING = 3  # of these, or a quarter, where that is more: a pattern that fewer hold may well be chance
 _QUARTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _DIGITS = 6
 
@@ -33,7 +35,9 @@ def collect(search: Search, track: Track, told: Callable[[Outcome], dict[str, An
     """
     ledger, space = search.ledger, search.space
     ranking = search.strategy.ranking()
-    patterns = _patterns(search)
+    best = ranking[: min(_MOST_BEST, max(1, len(ranking) // 4))]
+    least = max(_LEAST_HOLDING, math.ceil(len(best) / 4))
+    patterns = _patterns(search, best, least)
     found: dict[str, Any] = {
         "format": FORMAT,
         "is_over": told is None,
@@ -48,12 +52,14 @@ def collect(search: Search, track: Track, told: Callable[[Outcome], dict[str, An
         "questions": {
             "in_all": ledger.num_questions,
             **{p: len(ledger.parts[p]) for p in (FAST, FULL, FINAL, HOLDOUT)},
+            "rungs": [len(ledger.parts[rung]) for rung in ledger.questions.rungs],
         },
         "track": track.as_json(),
         "noise": _noise(ledger, ranking),
         "by_count": _by_count(search),
-        "frequency": _frequency(ledger, ranking, space.num_layers),
+        "frequency": _frequency(ledger, best, space.num_layers),
         "patterns": patterns,
+        "patterns_least": least,
         "result": None if told is None or not ranking else told(_so_far(search, ranking)),
     }
     if model := effects.fitted(ledger, space.num_layers):
@@ -111,25 +117,19 @@ def _by_count(search: Search) -> list[dict[str, Any]]:
     ]
 
 
-def _frequency(ledger: Ledger, ranking: Sequence[LayerSet], num_layers: int) -> dict[str, Any]:
+def _frequency(ledger: Ledger, best: Sequence[LayerSet], num_layers: int) -> dict[str, Any]:
     """In how many of the best sets, and of all that were asked, each layer is."""
-    count = min(_MOST_BEST, max(1, len(ranking) // 4))
-    best, asked = ranking[:count], [layers for layers in ledger.known if len(layers)]
-    in_best, in_asked = (Counter(i for layers in sets for i in layers) for sets in (best, asked))
+    in_best, in_asked = (Counter(i for layers in sets for i in layers) for sets in (best, ledger.known))
     return {
         "best": len(best),
-        "asked": len(asked),
+        "asked": len(ledger.known),
         "in_best": [in_best[i] for i in range(num_layers)],
         "in_asked": [in_asked[i] for i in range(num_layers)],
     }
 
 
-def _patterns(search: Search) -> list[Mapping[str, Any]]:
-    """The strategy's own where it mines any, else those of all sets on the fast look."""
-    own = getattr(search.strategy, "patterns", None) or getattr(
-        getattr(search.strategy, "genetic", None), "patterns", None
-    )
-    if not own:
-        scores = ((layers, search.ledger.score(layers, FAST)) for layers in search.ledger.known)
-        own = mine({layers: score.value for layers, score in scores if score and search.space.contains(layers)})
-    return [pattern.as_json() for pattern in own]
+def _patterns(search: Search, best: Sequence[LayerSet], least: int) -> list[Mapping[str, Any]]:
+    """What at least so many of the best sets share; their gains are of all sets on the fast look."""
+    scores = ((layers, search.ledger.score(layers, FAST)) for layers in search.ledger.known)
+    values = {layers: score.value for layers, score in scores if score and search.space.contains(layers)}
+    return [pattern.as_json() for pattern in mine(values, good=[s for s in best if s in values], least=least)]

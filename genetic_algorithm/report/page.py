@@ -10,7 +10,7 @@ from genetic_algorithm.progress import spell_seconds
 from genetic_algorithm.report import sections, sections_drawn
 from genetic_algorithm.report.reading import RunDocuments, damage_told
 from genetic_algorithm.report.style import STYLE
-from genetic_algorithm.report.words import CHOSE, Measure, count, escaped, layers_of, signed, with_error
+from genetic_algorithm.report.words import CHOSE, Measure, count, escaped, layers_of, plural, signed, with_error
 
 RELOAD_S = 60
 """After which a page of a search that goes on loads itself anew."""
@@ -117,7 +117,7 @@ def _facts(run: RunDocuments, measure: Measure) -> str:
             continue
         held = measure.part(entry, "holdout")
         if held:
-            where = f"hold-out, {count(entry['holdout_questions'])} questions"
+            where = f"hold-out, {plural(entry['holdout_questions'], 'question')}"
         else:
             where = f"{count(entry['questions'])} {CHOSE}"
         facts.append((f"{measure.short} of the {name}", with_error(*(held or measure.chosen(entry))), where))
@@ -128,7 +128,7 @@ def _facts(run: RunDocuments, measure: Measure) -> str:
             (
                 "gain over the base" if measure.sign > 0 else "less divergence than the base",
                 f"{signed(one['difference'])} ± {one['standard_error']:.3f}",
-                f"paired, {count(one['questions'])} questions {where}",
+                f"paired, {plural(one['questions'], 'question')} {where}",
             )
         )
     passes = f"{usage['full_passes']:.1f} passes over all questions"

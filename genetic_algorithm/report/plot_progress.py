@@ -80,10 +80,10 @@ def convergence(data: dict[str, Any], result: dict[str, Any] | None, measure: Me
 
     first = points[0]
     alt = (
-        f"After {count(first['question_evaluations'])} question-evaluations {layers_of(first['layers'])} led with "
+        f"After {plural(first['question_evaluations'], 'question-evaluation')} {layers_of(first['layers'])} led with "
         f"{with_error(then.value[0], then.error[0])}; the lead changed {plural(_changes(points), 'time')}. After "
         f"{count(then.last)}, {layers_of(points[-1]['layers'])} leads with "
-        f"{with_error(then.value[-1], then.error[-1])} on {count(points[-1]['questions'])} questions"
+        f"{with_error(then.value[-1], then.error[-1])} on {plural(points[-1]['questions'], 'question')}"
     )
     alt += f"; sets within {noise['bound']:.3f} of the best cannot be told from it" if noise else ""
     alt += f"; the winner has {with_error(*held)} on the hold-out." if held else "."

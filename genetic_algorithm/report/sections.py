@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from genetic_algorithm.progress import spell_seconds
@@ -21,18 +21,19 @@ from genetic_algorithm.report.words import (
     plural,
     sentence,
     table,
+    verbatim,
     with_error,
 )
 
 _MOST_LETTERS = 300  # of a setting
-_PARTS = {"fast": "fast look", "full": "full", "final": "final"}
+_LONGEST_COMMAND = 100
 
 
 def asked(run: RunDocuments, measure: Measure) -> str:
     """What was asked, in words."""
     search, data = run.search, run.data
     aim = f"{'highest' if measure.sign > 0 else 'least'} {measure.short}"
-    said = [f"Which layers of <b>{escaped(run.name)}</b> should run the donor's block for the {aim}?"]
+    said = [f"Which layers of <b>{escaped(run.name)}</b> should be replaced by the donor's for the {aim}?"]
     if data:
         low, high = data["layer_counts"]
         counts = plural(low, "layer") if low == high else f"{low} to {high} layers"
@@ -43,31 +44,49 @@ def asked(run: RunDocuments, measure: Measure) -> str:
             if data[name]:
                 said.append(f"{verb} {escaped(', '.join(map(str, data[name])))}.")
     budget = [
-        f"{count(search[name])} {unit}"
-        for name, unit in (("max_questions", "question-evaluations"), ("max_hours", "hours"))
+        plural(search[name], *units)
+        for name, *units in (
+            ("max_passes", "pass over all questions", "passes over all questions"),
+            ("max_questions", "question-evaluation"),
+            ("max_hours", "hour"),
+        )
         if search.get(name)
     ]
-    if search.get("max_passes"):
-        budget.insert(0, f"{search['max_passes']:g} passes over all questions")
     said.append(
         f"Strategy <b>{escaped(search['strategy'])}</b>, seed {escaped(search['seed'])}, "
         f"{'at most ' + ' and '.join(budget) if budget else 'no budget'}."
     )
     sizes = (data or run.result or {})["questions"]
-    held = sizes["holdout"]
-    told = f"{count(held)} of them held out, which never choose" if held else "none of them held out"
-    said.append(
-        f"There are {count(sizes['in_all'])} questions, {told}; a first look takes {count(sizes['fast'])}, "
-        f"the ranking {count(max(sizes['full'], sizes['final']))}."
-    )
+    said.append(_questions(sizes, has_final=search["strategy"] == "ga-original"))
     if data:
         evaluations = data["question_evaluations"]
         passes = evaluations / max(1, sizes["in_all"])
+        base = ", the base among them," if run.result and run.result["base"] else ""
         said.append(
-            f"{plural(data['asked_sets'], 'set')} {'was' if data['asked_sets'] == 1 else 'were'} asked, in "
-            f"{count(evaluations)} question-evaluations ({passes:.1f} passes)."
+            f"{plural(data['asked_sets'], 'set')}{base} {'was' if data['asked_sets'] == 1 else 'were'} asked, in "
+            f"{plural(evaluations, 'question-evaluation')} (each one question answered by one set), "
+            f"as many as {passes:.1f} passes over all questions."
         )
     return f"<p>{' '.join(said)}</p>\n"
+
+
+def _questions(sizes: dict[str, Any], *, has_final: bool) -> str:
+    """How many questions there are, and how many of them a set answers."""
+    held = sizes["holdout"]
+    told = f"{count(held)} of them held out, which never choose" if held else "none of them held out"
+    said = [f"There are {plural(sizes['in_all'], 'question')}, {told}."]
+    first, *more = dict.fromkeys(map(count, sizes.get("rungs") or (sizes["fast"], sizes["full"])))
+    others = "the others" if held else "them"
+    if more:
+        ladder = f"{', '.join(more[:-1])} and at most {more[-1]}" if more[1:] else f"at most {more[-1]}"
+        said.append(
+            f"A set first answers {first} of {others} (the fast look), and more where it is promising: {ladder}."
+        )
+    else:
+        said.append(f"A set answers {first} of {others}.")
+    if has_final and sizes["final"]:
+        said.append(f"Leaders that these cannot tell apart answer {count(sizes['final'])}.")
+    return " ".join(said)
 
 
 def found(run: RunDocuments, measure: Measure) -> str:
@@ -78,11 +97,17 @@ def found(run: RunDocuments, measure: Measure) -> str:
     beside = {name: result.get(name) for name in ("base", "donor")}
     entries = [*result["final_results"], *(entry | {"rank": name} for name, entry in beside.items() if entry)]
     has_estimates = any(entry.get("estimate") is not None for entry in entries)
-    head = ["rank", "layers", *(["estimate"] if has_estimates else []), f"{measure.short}, {CHOSE}", "on"]
-    head += [f"{measure.short}, hold-out", f"{measure.short}, all", "p against the best"]
+    shown = {
+        name: title
+        for name, title in (("holdout", "hold-out"), ("full", "all questions"))
+        if any(measure.part(entry, name) for entry in entries)
+    }
+    head = ["rank", "layers", *(["estimate"] if has_estimates else []), f"{measure.short}, {CHOSE}", "how many"]
+    head += [*(f"{measure.short}, {title}" for title in shown.values()), "p against the best"]
     rows = []
     for entry in entries:
-        parts = [measure.part(entry, name) for name in ("holdout", "full")]
+        parts = [measure.part(entry, name) for name in shown]
+        has_chosen = entry["part"] != "holdout"  # the donor is asked the hold-out alone
         estimate = entry.get("estimate")
         p_best = entry.get("p_value_vs_best")
         rows.append(
@@ -90,17 +115,18 @@ def found(run: RunDocuments, measure: Measure) -> str:
                 escaped(entry["rank"]),
                 _named(entry),
                 *([number(None if estimate is None else measure.sign * estimate)] if has_estimates else []),
-                with_error(*measure.chosen(entry)),
-                f"{count(entry['questions'])} {escaped(_PARTS.get(entry['part'], entry['part']))}",
+                with_error(*measure.chosen(entry)) if has_chosen else NONE,
+                count(entry["questions"]) if has_chosen else NONE,
                 *(with_error(*(part or (None, None))) for part in parts),
                 NONE if p_best is None else p_value(p_best),
             ]
         )
+    who = "the two best, the best of each smaller count, the base and the donor"
+    held = f" The hold-out took no part in the choice; only {who} answer it." if "holdout" in shown else ""
     note = (
         f"<p class=note>{sentence(result['ranked_by'])} Scores on the {CHOSE} flatter the best sets a little; those on "
-        " different numbers of questions do not compare. The hold-out took no part in the choice; all: on every "
-        "question there is. p-values are of paired tests, here not corrected for their number, on the hold-out, or "
-        "where that was not asked of both on all questions that both answered.</p>"
+        f" different numbers of questions do not compare.{held} p-values are of paired tests, here not corrected for "
+        "their number, on the hold-out, or where that was not asked of both on all questions that both answered.</p>"
     )
     return table(head, rows, words=(0, 1)) + note
 
@@ -124,7 +150,9 @@ def cost(run: RunDocuments, measure: Measure) -> str:
     if not rows:
         return ""
     head = ["stage", "new layer sets", "question-evaluations", "time of evaluation", "questions per second"]
-    return table(head, rows)
+    donor = run.result and run.result.get("donor")
+    note = "<p class=note>What the donor itself was asked, when the search was over, is not counted.</p>\n"
+    return table(head, rows) + (note if donor else "")
 
 
 def failures(run: RunDocuments, measure: Measure) -> str:
@@ -149,25 +177,22 @@ def checkpoint(run: RunDocuments, measure: Measure) -> str:
             "<p>The search asked an evaluator of your own, so there is no pair of models to make a checkpoint of.</p>\n"
         )
     size = len(run.result["final_results"][0]["layers"])
-    result = shlex.quote(str(run.paths.result))
-    lines = [
-        "cd model_preparation/",
-        f"python create_replaced_model_checkpoint.py --from_result {result} "
-        f"--output_dir ../model_checkpoints/best_{size}layer",
-        f"python test_checkpoint.py --checkpoint ../model_checkpoints/best_{size}layer --full_eval --limit 100",
-    ]
-    text = "\n".join(map(escaped, lines))
-    return f"<p>In the folder of the project, this makes the checkpoint and tests it:</p>\n{_code(text)}"
+    made = f"../model_checkpoints/best_{size}layer"
+    create = ["create_replaced_model_checkpoint.py", "--from_result", str(run.paths.result), "--output_dir", made]
+    test = ["test_checkpoint.py", "--checkpoint", made, "--full_eval", "--limit", "100"]
+    text = "\n".join(["cd model_preparation/", *(_command(["python", *words]) for words in (create, test))])
+    where = "In the folder of the project and the environment that its set-up made"
+    return f"<p>{where}, this makes the checkpoint and tests it:</p>\n{_code(text)}"
 
 
 def configuration(run: RunDocuments, measure: Measure) -> str:
     """All that remakes the search."""
     command = [str(part) for part in run.config.get("command", [])]
-    text = shlex.join(["python", "-m", f"genetic_algorithm.{command[0]}", *command[1:]]) if command else ""
+    text = _command(["python", "-m", f"genetic_algorithm.{command[0]}", *command[1:]]) if command else ""
     versions = (run.result or {}).get("versions") or run.config.get("versions") or {}
     conditions = (run.result or {}).get("conditions")
     return (
-        (_code(escaped(text)) if text else "")
+        (_code(text) if text else "")
         + _leaves("what", "version", versions)
         + f"<details><summary>Every setting</summary>{_leaves('setting', 'value', run.config['run'])}</details>"
         + f"<details><summary>What shapes an answer</summary>{_leaves('condition', 'value', conditions)}</details>"
@@ -189,5 +214,18 @@ def flattened(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     yield name, text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 1]}…"
 
 
+def _command(words: Sequence[str]) -> str:
+    """A command to be pasted; a long one has a line for each option."""
+    text = shlex.join(words)
+    if len(text) <= _LONGEST_COMMAND:
+        return text
+    lines = [""]
+    for word in words:
+        if word.startswith("--"):
+            lines.append("   ")
+        lines[-1] += f" {shlex.quote(word)}"
+    return " \\\n".join(lines).lstrip()
+
+
 def _code(text: str) -> str:
-    return f'<div class="scroll" tabindex="0"><pre><code>{text}</code></pre></div>\n'
+    return f"<pre><code>{verbatim(text)}</code></pre>\n"

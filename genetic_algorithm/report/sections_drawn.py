@@ -17,6 +17,7 @@ from genetic_algorithm.report.words import (
     layers_of,
     number,
     p_value,
+    plural,
     signed,
     table,
     with_error,
@@ -38,14 +39,15 @@ def convergence(run: RunDocuments, measure: Measure) -> str:
     if not data or not data["track"]["points"]:
         return ""
     caption = (
-        "The best set on the most questions, after so many question-evaluations. Circles: its score as it was then, on "
-        "the questions it had answered then; being the best of many, such scores flatter, most of all at the "
+        "The set with the highest score of those asked most, after so many question-evaluations; dotted lines: where "
+        "another stage of the search begins. Circles: its score as it was then, on the questions it had answered then; "
+        "being the best of many, such scores flatter, most of all at the "
         "beginning. Line: what a model of all answers given since expects of the set that led then."
     )
     if noise := data["noise"]:
         caption += (
             f" Grey: within {noise['bound']:.3f} (1.96 paired standard errors of the two best, "
-            f"{count(noise['questions'])} questions that chose) sets cannot be told from the leader."
+            f"{plural(noise['questions'], 'question')} that chose) sets cannot be told from the leader."
         )
     if run.result and measure.part(run.result["final_results"][0], "holdout"):
         caption += " The diamond is of other questions, which may be harder or easier."
@@ -79,7 +81,7 @@ def layer_counts(run: RunDocuments, measure: Measure) -> str:
             ]
         )
     head = ["layers", "best set", f"{measure.short}, {CHOSE}", "hold-out", "more than the next smaller count"]
-    head += ["p, corrected", "questions of p", "on the front"]
+    head += ["p, corrected", "questions of p", "on the line"]
     drawing = figure(caption, plot_progress.layer_counts, run.data, result, measure)
     return drawing + table(head, rows, words=(1, 6))
 
@@ -96,9 +98,9 @@ def layers(run: RunDocuments, measure: Measure) -> str:
         else "the square root of nats by which the divergence falls"
     )
     caption = (
-        f"Above: what each layer adds to the base alone, in {means}; from a Gaussian process over sets, fitted to all "
-        "answers of the questions that chose, with 95 % intervals of its posterior. Open circles cannot be told from "
-        f"0; layers that no set held are left out. Below: how many of the {data['frequency']['best']} best sets "
+        f"Above: what each layer by itself adds to the base, in {means}; from a Gaussian process over sets, fitted to "
+        "all answers of the questions that chose, with 95 % intervals of its posterior. Open circles cannot be told "
+        f"from 0; layers that no set held are left out. Below: how many of the {data['frequency']['best']} best sets "
         "hold it, and, as dashes, how many of all that were asked."
     )
     heat = (
@@ -132,6 +134,7 @@ def patterns(run: RunDocuments, measure: Measure) -> str:
     data = run.data
     if not data or not data["patterns"]:
         return ""
+    best = data["frequency"]["best"]
     gains = data.get("effects", {}).get("patterns") or [None] * len(data["patterns"])
     rows = [
         [
@@ -143,10 +146,14 @@ def patterns(run: RunDocuments, measure: Measure) -> str:
         for pattern, gain in zip(data["patterns"], gains, strict=True)
     ]
     scale = data.get("effects", {}).get("scale", "")
-    head = ["layers", "held by, of the best quarter", "sets with them beside the average set", f"alone, {scale}"]
+    head = ["layers", f"held by, of the {best} best sets", f"gain in {measure.short} of sets with them"]
+    head += [f"added to the base, {scale}"]
+    least = data.get("patterns_least", 2)
     note = (
-        "<p class=note>Layers that the best quarter of the sets share, on the fast look. The third column is a mean "
-        "over the sets the search chose to ask, so it has no standard error; the last is the model's, with its own.</p>"
+        f"<p class=note>One to three layers that the {best} best sets share, the heaviest first: by share times gain. "
+        f"Those that fewer than {least} of these sets hold are left out. Gain: the mean of all asked sets that hold "
+        "them less that of all, on the fast look; the search chose whom to ask, so it has no standard error. The last "
+        "column is what the model expects these layers, and no others, to add to the base.</p>"
     )
     return table(head, rows) + note
 

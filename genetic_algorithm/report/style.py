@@ -41,8 +41,8 @@ th { font-weight: 600; vertical-align: bottom; max-width: 11rem; line-height: 1.
 td { white-space: nowrap; }
 .wide td { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; max-width: 44rem; }
 .n { text-align: right; }
-pre { margin: 0; padding: .8rem 1rem; background: var(--wash); border-radius: 4px; font-size: .8125rem;
-  line-height: 1.5; width: max-content; min-width: 100%; }
+pre { margin: 0 0 1rem; padding: .8rem 1rem; background: var(--wash); border-radius: 4px; font-size: .8125rem;
+  line-height: 1.5; white-space: pre-wrap; overflow-wrap: anywhere; }
 code { font-family: ui-monospace, "SFMono-Regular", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 details { margin: 0 0 1rem; }
 summary { cursor: pointer; color: var(--blue); margin-bottom: .6rem; }

@@ -33,6 +33,11 @@ def escaped(value: object) -> str:
     return html.escape(cleaned(value), quote=True)
 
 
+def verbatim(value: str) -> str:
+    """Any text with its white space as it is, safe within `<pre>`."""
+    return html.escape(_UNPRINTABLE.sub("?", value))
+
+
 def layers_of(indices: Iterable[int]) -> str:
     """`11+13+17`, or `none`."""
     return "+".join(str(int(i)) for i in indices) or "none"
@@ -63,14 +68,15 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def plural(value: int, noun: str) -> str:
-    """`1 layer`, `2 layers`."""
-    return f"{value:,} {noun}{'' if value == 1 else 's'}"
+def plural(value: float, noun: str, several: str = "") -> str:
+    """`1 layer`, `2,304 layers`, `0.5 hours`; `several` where the plural is not made by an s at the end."""
+    shown = count(value) if float(value).is_integer() else f"{value:,g}"
+    return f"{shown} {noun if value == 1 else several or f'{noun}s'}"
 
 
 def p_value(value: float) -> str:
-    """`< 0.001`, `0.04`."""
-    return "< 0.001" if value < 0.001 else f"{value:.2g}"
+    """`< 0.001`, `0.04`, as HTML."""
+    return "&lt; 0.001" if value < 0.001 else f"{value:.2g}"
 
 
 def table(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -41,22 +41,29 @@ class Pattern:
 
 
 def mine(
-    accuracies: Mapping[LayerSet, float], *, good_share: float = 0.25, largest: int = 3, most: int = 20
+    accuracies: Mapping[LayerSet, float],
+    *,
+    good: Sequence[LayerSet] | None = None,
+    good_share: float = 0.25,
+    least: int = 2,
+    largest: int = 3,
+    most: int = 20,
 ) -> list[Pattern]:
-    """The heaviest patterns of one to `largest` layers among the best `good_share` of the candidates.
-
-    A pattern must be held by two good candidates at least, or it says no more than the candidate does.
+    """The heaviest patterns of one to `largest` layers among the good candidates.
 
     Args:
         accuracies: of candidates, all on the same questions.
-        good_share: share of the candidates that counts as good.
+        good: those of them that count as good, where that is known otherwise.
+        good_share: else the share of the candidates, by accuracy, that counts as good.
+        least: good candidates that must hold a pattern; held by one, it says no more than the candidate does.
         largest: most layers in a pattern.
         most: how many patterns to return, heaviest first.
     """
     if not accuracies:
         return []
-    ranked = sorted(accuracies, key=lambda s: (-accuracies[s], len(s), s))
-    good = ranked[: max(2, round(good_share * len(ranked)))]
+    if good is None:
+        ranked = sorted(accuracies, key=lambda s: (-accuracies[s], len(s), s))
+        good = ranked[: max(2, round(good_share * len(ranked)))]
     average = float(np.mean(list(accuracies.values())))
     counts = Counter(p for layers in good for p in _parts(layers, largest))
     totals: Counter[tuple[int, ...]] = Counter()
@@ -69,7 +76,7 @@ def mine(
     found = [
         Pattern(LayerSet(part), count / len(good), totals[part] / holders[part] - average)
         for part, count in counts.items()
-        if count >= 2
+        if count >= least
     ]
     found = [pattern for pattern in found if pattern.gain > 0]
     return sorted(found, key=lambda p: (-p.weight, len(p.layers), p.layers))[:most]

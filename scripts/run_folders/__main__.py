@@ -74,11 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         runs = find()
         if arguments.what == "results":
-            code = show_results(runs, as_json=arguments.json)
-            if code == 0 and not arguments.json:
-                make = "model_preparation/create_best_checkpoints.sh --from-result RUN/search_result_*.json"
-                _last_line(f"make checkpoints of what was found: {make}", f"为搜索结果生成 checkpoint：{make}")
-            return code
+            return show_results(runs, as_json=arguments.json)
         is_fixed = arguments.runs or not arguments.all  # the newest one stays what is watched
         code = show_progress(
             (lambda: runs) if is_fixed else find,

@@ -22,13 +22,13 @@ _AHEAD_S = 5.0  # what a host wrote may seem to come from the future by so much 
 _NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 _BEST = re.compile(
     rf"(?P<layers>[0-9]{{1,9}}(?:\+[0-9]{{1,9}})*|none) (?P<words>.*?)"
-    rf"(?P<score>{_NUMBER}) \+- (?P<error>{_NUMBER}).*\((?P<n>[0-9]{{1,9}}) ques"
+    rf"(?P<score>{_NUMBER}) \+- (?P<error>{_NUMBER}).*\((?P<n>[0-9,]{{1,11}}) question"
 )
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best set so far; `score` is of what the search is for, `measure` says what."""
+    """The highest score of the sets asked most so far, when over the set found; `measure` says of what it is."""
 
     layers: list[int]
     score: float
@@ -102,8 +102,9 @@ class Watch:
         ahead = max((at for at in written if at is not None), default=now) - now
         if is_running and ahead > _AHEAD_S:
             notes.append(f"the clock where the search runs is {spell_seconds(ahead)} ahead of this one")
-        done, about = self._journal.question_evaluations, self._log.about
-        pace = _mean_pace(result)
+        usage = {} if result is None else result.get("usage", {}).get("in_all") or {}
+        done = usage.get("question_evaluations", self._journal.question_evaluations)  # without what the donor was asked
+        about, pace = self._log.about, _mean_pace(usage)
         seconds_left = None if result is None else 0.0
         if is_running:
             answered = [at for at in (self._journal.changed, self._log.changed) if at is not None]
@@ -118,7 +119,7 @@ class Watch:
             best=_best_told(self._log.best) if result is None else _best_found(result),
             question_evaluations=done,
             question_evaluations_expected=done if result is not None else None if about is None else max(done, about),
-            layer_sets=len(self._journal.layer_sets),
+            layer_sets=usage.get("new_layer_sets", len(self._journal.layer_sets)),
             failures=len(self._journal.failed),
             questions_per_second=None if pace is None else round(pace, 2),
             seconds_left=None if seconds_left is None else round(seconds_left, 1),
@@ -171,7 +172,7 @@ def _best_told(text: str | None) -> Best | None:
     words = found["words"]
     measure = "divergence" if "divergence" in words else "weighted accuracy" if "weighted" in words else "accuracy"
     layers = [] if found["layers"] == "none" else [int(layer) for layer in found["layers"].split("+")]
-    return Best(layers, float(found["score"]), float(found["error"]), int(found["n"]), measure)
+    return Best(layers, float(found["score"]), float(found["error"]), int(found["n"].replace(",", "") or 0), measure)
 
 
 def _best_found(result: dict[str, Any]) -> Best:
@@ -185,8 +186,7 @@ def _best_found(result: dict[str, Any]) -> Best:
     return Best(list(entry["layers"]), score, error, entry["questions"], measure)
 
 
-def _mean_pace(result: dict[str, Any] | None) -> float | None:
-    usage = {} if result is None else result.get("usage", {}).get("in_all") or {}
+def _mean_pace(usage: dict[str, Any]) -> float | None:
     return usage["question_evaluations"] / usage["seconds"] if usage.get("seconds") else None
 
 

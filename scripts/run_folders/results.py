@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from .folders import Run, RunError
+from .spelling import spell_layers
+
+_ACCURACY = (
+    "accuracy: on questions by which sets were chosen, so that it flatters the best a little; hold-out: on questions "
+    "that took no part in the choice. +- is one standard error."
+)
 
 
 def read_result(run: Run) -> dict[str, Any] | None:
@@ -37,39 +45,43 @@ def _check_numbers(document: dict[str, Any]) -> None:
     best, usage = document["final_results"][0], document.get("usage", {}).get("in_all", {})
     numbers = [best["accuracy"], best["standard_error"], best["questions"], *best["layers"]]
     numbers += [best["value"], best["value_error"]] if "value" in best else []
-    numbers += [usage["question_evaluations"], usage["seconds"]] if usage else []
+    numbers += [usage["question_evaluations"], usage["seconds"], usage.get("new_layer_sets", 0)] if usage else []
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
         raise TypeError("a number is none")
     document.get("search", {}).get("goal")
+    document.get("evaluator", {}).get("pair")
 
 
 def spell_result(folder: Path, result: dict[str, Any]) -> str:
     """The ranking of a finished search, with standard errors, and what it establishes."""
     beside = [result[name] | {"rank": name} for name in ("base", "donor") if result.get(name)]
-    rows = [("rank", "layers", "estimate", "accuracy", "standard error", "questions", "held out", "all")]
+    rows = [("rank", "layers", "estimate", "accuracy", "questions", "hold-out", "all")]
     for entry in [*result["final_results"], *beside]:
+        chose = entry.get("part") != "holdout"  # the donor is asked the hold-out alone
         rows.append(
             (
                 str(entry["rank"]),
-                "all" if entry["rank"] == "donor" else _layers(entry["layers"]),
+                "all" if entry["rank"] == "donor" else spell_layers(entry["layers"]),
                 _or_dash(entry.get("estimate")),
-                f"{entry['accuracy']:.4f}",
-                f"{entry['standard_error']:.4f}",
-                str(entry["questions"]),
-                _or_dash(entry.get("holdout_accuracy")),
-                _or_dash(entry.get("full_accuracy")),
+                _with_error(entry) if chose else "-",
+                f"{entry['questions']:,}" if chose else "-",
+                _with_error(entry, "holdout_"),
+                _with_error(entry, "full_"),
             )
         )
     columns = [column for column in zip(*rows, strict=True) if set(column[1:]) != {"-"}]
     padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in columns]
     table = ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
     said = [result[name] for name in ("ranked_by", "conclusion") if result.get(name)]
+    if any(entry.get("holdout_accuracy") is not None for entry in result["final_results"]):
+        said.insert(0, _ACCURACY)
     return "\n".join([str(folder), *(f"  {line}" for line in (*table, *said))])
 
 
 def show_results(runs: Iterable[Run], *, as_json: bool) -> int:
-    """Print what finished searches found; the last line is JSON, and with `as_json` the only one."""
-    shown, unfinished, is_damaged = [], [], False
+    """Print what finished searches found: for people, or with `as_json` all of it as one line of JSON."""
+    shown: list[dict[str, Any]] = []
+    unfinished, is_damaged = [], False
     for run in runs:
         try:
             result = read_result(run)
@@ -82,27 +94,43 @@ def show_results(runs: Iterable[Run], *, as_json: bool) -> int:
             if not as_json:
                 print(f"{run.folder}: no result yet; scripts/monitor_progress.sh shows how far it is")
             continue
-        best = result["final_results"][0]
-        report = str(run.report) if run.report.is_file() else None
-        entry = {"run": str(run.folder), "layers": best["layers"], "accuracy": best["accuracy"]}
-        if as_json:
-            entry |= {
-                name: result.get(name)
-                for name in ("final_results", "base", "donor", "ranked_by", "conclusion", "usage")
-            }
-            entry |= {"result": str(run.result), "report": report}
-        else:
-            print(spell_result(run.folder, result))
-            if report:
-                print(f"  report: {report}")
-        shown.append(entry)
-    print(json.dumps({"finished": shown, "unfinished": unfinished}))
+        shown.append(_entry(run, result))
+        if not as_json:
+            print("\n".join([spell_result(run.folder, result), *_what_comes_next(run, result)]))
+    if as_json:
+        print(json.dumps({"finished": shown, "unfinished": unfinished}))
     return 2 if is_damaged else 0 if shown else 1
 
 
-def _layers(layers: Sequence[int]) -> str:
-    return "+".join(map(str, layers)) or "none"
+def _entry(run: Run, result: dict[str, Any]) -> dict[str, Any]:
+    """What --json says of a finished search."""
+    best = result["final_results"][0]
+    entry: dict[str, Any] = {"run": str(run.folder), "result": str(run.result)}
+    entry["report"] = str(run.report) if run.report.is_file() else None
+    scores = ("accuracy", "standard_error", "questions")
+    for name in ("layers", *scores, *(f"holdout_{name}" for name in scores)):
+        entry[name] = best.get(name)
+    told = ("final_results", "base", "donor", "ranked_by", "conclusion", "usage")
+    return entry | {name: result.get(name) for name in told}
+
+
+def _what_comes_next(run: Run, result: dict[str, Any]) -> list[str]:
+    """Lines with the command that makes checkpoints, where there are models, and last with the report's path."""
+    is_chinese = os.environ.get("GA_LANGUAGE") == "zh"  # as scripts/lib.sh chose by the locale
+    lines = []
+    if result.get("evaluator", {}).get("pair"):
+        command = f"model_preparation/create_best_checkpoints.sh --from-result {shlex.quote(str(run.result))}"
+        lines.append(f"  {'生成 checkpoint：' if is_chinese else 'make checkpoints of it: '}{command}")
+    if run.report.is_file():
+        lines.append(f"  {'报告：' if is_chinese else 'report: '}{run.report}")
+    return lines
 
 
 def _or_dash(accuracy: float | None) -> str:
     return "-" if accuracy is None else f"{accuracy:.4f}"
+
+
+def _with_error(entry: dict[str, Any], part: str = "") -> str:
+    """`0.9473 +- 0.0068`, with the standard error where it is known."""
+    error = entry.get(f"{part}standard_error")
+    return _or_dash(entry.get(f"{part}accuracy")) + ("" if error is None else f" +- {error:.4f}")

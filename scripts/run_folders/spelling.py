@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .progress import Best, Progress
 
 _UNKNOWN = "not known yet"
+_LEADS = "best of those asked most"  # until the search is over, sets that were asked less may have higher scores
 _HEADINGS = ("run", "state", "stage", "best", "score", "done", "q/s", "left", "workers", "failed")
 _LEFT_ALIGNED = 4  # columns of words; numbers stand right
 
@@ -27,30 +28,45 @@ def spell_seconds(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def spell_layers(layers: Sequence[int]) -> str:
+    """`11+13+17`, or `none`."""
+    return "+".join(map(str, layers)) or "none"
+
+
+def spell_count(count: int, noun: str) -> str:
+    """`1 set`, `2,304 sets`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def spell_block(progress: Progress) -> str:
     """A few lines about one search."""
     expected, pace, workers = progress.question_evaluations_expected, progress.questions_per_second, progress.workers
-    about = f" of about {expected:,}" if expected is not None and progress.state != "finished" else ""
+    is_over = progress.state == "finished"
+    about = f" of about {expected:,}" if expected is not None and not is_over else ""
+    sets = spell_count(progress.layer_sets, "set")
+    stage = ", ".join(filter(None, (progress.stage, progress.label))) or _UNKNOWN
     rows = [
-        ("stage", ", ".join(filter(None, (progress.stage, progress.label))) or _UNKNOWN),
-        ("best so far", _UNKNOWN if progress.best is None else _spell_best(progress.best)),
-        ("question-evaluations", f"{progress.question_evaluations:,}{about} on {progress.layer_sets:,} sets"),
+        *([] if is_over else [("stage", stage)]),
+        ("best" if is_over else _LEADS, _UNKNOWN if progress.best is None else _spell_best(progress.best)),
+        ("question-evaluations", f"{progress.question_evaluations:,}{about} on {sets}"),
     ]
     if pace is not None:
         rows.append(("pace", f"{_spell_pace(pace)} questions per second"))
-    if progress.state != "finished":
+    if not is_over:
         rows.append(("time left", _spell_left(progress)))
         if progress.state == "running":
             lost = f", {workers.lost} lost" if workers.lost else ""
             rows.append(("workers", f"{workers.alive} of {workers.of} alive{lost}"))
     if progress.failures:
-        rows.append(("failures", f"{progress.failures:,} sets could not be evaluated"))
+        rows.append(("failures", f"{spell_count(progress.failures, 'set')} could not be evaluated"))
     rows += [("note", note) for note in progress.notes]
     if progress.state in ("stopped", "failed"):
         rows.append(("to go on", "give the same command, with --output-dir and this folder"))
     if progress.log is not None:
         rows.append(("log", progress.log))
-    return "\n".join([f"{progress.run}: {progress.state}", *(f"  {name:<21} {text}" for name, text in rows)])
+    return "\n".join(
+        [f"{progress.run}: {progress.state}", *(f"  {name:<{len(_LEADS)}}  {text}" for name, text in rows)]
+    )
 
 
 def spell_table(found: Sequence[Progress], width: int | None = None) -> str:
@@ -81,7 +97,7 @@ def _row(progress: Progress) -> tuple[str, ...]:
         Path(progress.run).name,
         progress.state,
         progress.stage or "",
-        "" if best is None else _layers(best.layers),
+        "" if best is None else spell_layers(best.layers),
         "" if best is None else f"{best.score:.4f}",
         done,
         "" if progress.questions_per_second is None else _spell_pace(progress.questions_per_second),
@@ -94,7 +110,7 @@ def _row(progress: Progress) -> tuple[str, ...]:
 def _spell_best(best: Best) -> str:
     measure = "" if best.measure == "accuracy" else f"{best.measure} "
     score = f"{best.score:.4f} +- {best.standard_error:.4f}"
-    return f"{_layers(best.layers)} {measure}{score} ({best.questions:,} questions)"
+    return f"{spell_layers(best.layers)} {measure}{score} ({spell_count(best.questions, 'question')})"
 
 
 def _spell_left(progress: Progress) -> str:
@@ -105,10 +121,6 @@ def _spell_left(progress: Progress) -> str:
 
 def _spell_pace(pace: float) -> str:
     return f"{pace:,.0f}" if pace >= 10 else f"{pace:.1f}"
-
-
-def _layers(layers: Sequence[int]) -> str:
-    return "+".join(map(str, layers)) or "none"
 
 
 def _end_of(text: str, size: int) -> str:

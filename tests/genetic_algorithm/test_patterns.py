@@ -27,6 +27,13 @@ def test_patterns_have_one_to_three_layers_and_are_shared() -> None:
     assert all(p.frequency == 1.0 for p in patterns)
 
 
+def test_what_is_good_and_how_many_must_share_it_may_be_given() -> None:
+    accuracies = {LayerSet(s): 0.5 + 0.1 * (4 in s) for s in [(1, 2), (1, 3), (1, 4), (2, 4), (3, 4), (5,)]}
+    good = [LayerSet(s) for s in [(2, 4), (3, 4), (1, 4)]]
+    assert {p.layers: p.frequency for p in mine(accuracies, good=good, least=3)} == {LayerSet((4,)): 1.0}
+    assert mine(accuracies, good=good[:2], least=3) == []
+
+
 def test_nothing_to_mine_gives_nothing() -> None:
     assert mine({}) == []
     assert mine({LayerSet((1,)): 0.5, LayerSet((2,)): 0.5}) == []

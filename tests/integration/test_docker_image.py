@@ -115,9 +115,11 @@ def test_alone_it_runs_the_main_job_and_the_results_are_the_callers(
     best = result_in(run)["final_results"][0]["layers"]
     assert '<svg viewBox="' in (run / "report.html").read_text(encoding="utf-8")
 
-    seen = engine.run(*as_caller, "-v", f"{results}:/app/results:ro", IMAGE, "scripts/check_results.sh", "--all")
+    seen = engine.run(
+        *as_caller, "-v", f"{results}:/app/results:ro", IMAGE, "scripts/check_results.sh", "--all", "--json"
+    )
     assert seen.returncode == 0, seen.stderr
-    assert json.loads(seen.stdout.splitlines()[-1])["finished"][0]["layers"] == best
+    assert json.loads(seen.stdout)["finished"][0]["layers"] == best
     load = ["python", "model_preparation/load_checkpoint.py", "--checkpoint", "model_checkpoints/deploy_test_tiny"]
     said = engine.run(*as_caller, *volumes, IMAGE, *load, "--prompt", "Hello world")
     assert said.returncode == 0, said.stderr

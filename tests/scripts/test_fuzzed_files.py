@@ -36,6 +36,7 @@ def shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ["progress", "--once", "--json"],
         ["progress", "--once", "--all"],
         ["results"],
+        ["results", "--json"],
     ):
         where = ["--dir", str(folder.parent)] if "--all" in view else [str(folder)]
         code = main([*view, *where])
@@ -45,8 +46,8 @@ def shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
             (line,) = err.splitlines()
             assert line.startswith("error: ")
             assert str(folder.parent) in line
-        elif "--json" in view or view == ["results"]:
-            json.loads(out.splitlines()[-1])
+        elif "--json" in view:
+            json.loads(out)
 
 
 @fuzz(15)
@@ -99,13 +100,18 @@ def test_fuzzed_workers(folder: Path, capsys: pytest.CaptureFixture[str], conten
 
 @pytest.mark.parametrize("more", [{}, {"value": 0.8, "value_error": 0.01}], ids=["accuracy", "another goal"])
 def test_fuzzed_result(folder: Path, capsys: pytest.CaptureFixture[str], more: dict[str, float]) -> None:
-    whole = write_result(folder, search={"goal": "kl"})
+    whole = write_result(folder, search={"goal": "kl"}, evaluator={"pair": "tiny"})
     whole["final_results"][0] |= more
     odd = [("rank", "\ud800"), ("accuracy", 10**400), ("accuracy", math.nan), ("layers", ["x"])]
     changed = [{**whole, "final_results": [{**whole["final_results"][0], name: value}]} for name, value in odd]
 
     @fuzz(15)
-    @always(None, NESTED, *(spelled(document) for document in changed), spelled(whole | {"usage": {"in_all": None}}))
+    @always(
+        None,
+        NESTED,
+        *(spelled(document) for document in changed),
+        spelled(whole | {"usage": {"in_all": None}, "evaluator": []}),
+    )
     @given(content=damaged_json(whole))
     def holds(content: Damage) -> None:
         put(folder / f"search_result_{STAMP}.json", content)

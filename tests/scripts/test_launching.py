@@ -234,7 +234,8 @@ def test_a_real_search_with_a_fake_evaluator_and_what_is_shown_of_it(run: Run, t
     shown = run(results, "found/here", cwd=work)
     assert shown.returncode == 0, shown.stderr
     assert "+".join(map(str, best["layers"])) in shown.stdout
-    assert json.loads(shown.stdout.splitlines()[-1])["finished"][0]["layers"] == best["layers"]
+    shown = run(results, "--json", "found/here", cwd=work)
+    assert json.loads(shown.stdout)["finished"][0]["layers"] == best["layers"]
     monitor = ROOT / "scripts" / "monitor_progress.sh"
     shown = run(monitor, "--dir", "found", cwd=work)
     assert shown.returncode == 0, shown.stderr
@@ -244,7 +245,7 @@ def test_a_real_search_with_a_fake_evaluator_and_what_is_shown_of_it(run: Run, t
 
     Path(best["result"]).unlink()  # what was killed before its end looks like this
     shown = run(monitor, "--once", "found/here", cwd=work)
-    lines = dict(line.split(maxsplit=1) for line in shown.stdout.replace("so far", "").splitlines()[1:])
+    lines = dict(line.split(maxsplit=1) for line in shown.stdout.replace("of those asked most", "").splitlines()[1:])
     assert ": stopped" in shown.stdout.splitlines()[0]
     assert lines["best"].split()[0] == "+".join(map(str, best["layers"]))
     assert lines["stage"] == "hold-out, hold-out questions"

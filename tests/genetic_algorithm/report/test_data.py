@@ -65,6 +65,14 @@ def test_frequencies_and_noise_are_counted() -> None:
     counted = Counter(i for layers in best for i in layers)
     assert data["frequency"]["in_best"] == [counted[i] for i in range(12)]
     assert 1 <= len(best) <= 20
+    assert data["frequency"]["asked"] == data["asked_sets"] == len(told.search.ledger.known)
+    assert data["patterns"]
+    for pattern in data["patterns"]:  # of the same sets, and of more than a few of them
+        held = sum(set(pattern["layers"]) <= set(layers) for layers in best)
+        assert held >= data["patterns_least"] >= 3
+        assert pattern["frequency"] == pytest.approx(held / len(best), abs=1e-5)
+    weights = [pattern["frequency"] * pattern["gain"] for pattern in data["patterns"]]
+    assert weights == sorted(weights, reverse=True)
     noise, ledger = data["noise"], told.search.ledger
     assert (tuple(noise["layers"]), tuple(noise["against"])) == (ranking[0].indices, ranking[1].indices)
     both = [p for p in ledger.questions.rungs if ledger.score(ranking[0], p) and ledger.score(ranking[1], p)]

@@ -13,6 +13,7 @@ import pytest
 from genetic_algorithm import SearchConfig
 from genetic_algorithm.report import compare
 from genetic_algorithm.report.page import RELOAD_S, render
+from genetic_algorithm.report.words import plural
 from tests.conftest import long_one
 from tests.genetic_algorithm.report.runs import CONFIG, Deep, Page, Told, WithDivergence
 
@@ -91,6 +92,51 @@ def test_it_tells_what_the_result_tells(told: Told, page: str) -> None:
     assert "python -m genetic_algorithm.run_search --pair tiny" in text
 
 
+def test_counts_on_it_reconcile(told: Told, page: str) -> None:
+    text, known = Page(page).text, told.search.ledger.known
+    assert f"{len(known)} sets, the base among them, were asked" in text
+    assert f"of all {len(known)} asked" in text
+    first, *more = (len(told.search.ledger.parts[rung]) for rung in told.search.ledger.questions.rungs)
+    ladder = [int(number) for number in re.findall(r"\d+", text.partition("A set first answers")[2].partition(".")[0])]
+    assert ladder == [first, *more]
+    ranking = Page(page.partition("<h2>What was found</h2>")[2].partition("</section>")[0]).text
+    assert {entry["questions"] for entry in told.document()["final_results"]} <= {first, *more}
+    assert "rung" not in ranking
+
+
+def rows(page: str, section: str) -> list[list[str]]:
+    """Cells of the first table of a section, its head as well."""
+    table = page.partition(f"<h2>{section}</h2>")[2].partition("</table>")[0]
+    return [
+        [html.unescape(re.sub("<.*?>", "", cell)) for cell in re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row)]
+        for row in table.split("<tr>")[1:]
+    ]
+
+
+@pytest.mark.usefixtures("no_drawings")
+def test_the_ranking_has_no_empty_column_and_the_donor_no_score_that_chose() -> None:
+    told = Told(evaluator=WithDivergence(0, per_subject=60)).finish()
+    head, *ranked = rows(told.page(), "What was found")
+    assert all(set(column) != {"\N{EN DASH}"} for column in zip(*ranked, strict=True))
+    donor = dict(zip(head, ranked[-1], strict=True))
+    assert donor["rank"] == "donor"
+    assert donor["accuracy, questions that chose"] == donor["how many"] == "\N{EN DASH}"
+    assert donor["accuracy, hold-out"].startswith("0.")
+
+
+def test_a_less_than_sign_in_it_is_written_as_html_wants_it(page: str) -> None:
+    assert "&lt; 0.001" in page
+    assert "&amp;lt;" not in page
+    assert not re.findall(r"<(?![a-zA-Z/!]).{20}", page)
+
+
+@pytest.mark.parametrize(
+    ("value", "told_"), [(0, "0 hours"), (1, "1 hour"), (1.0, "1 hour"), (0.5, "0.5 hours"), (2304, "2,304 hours")]
+)
+def test_one_is_singular(value: float, told_: str) -> None:
+    assert plural(value, "hour") == told_
+
+
 def test_alternative_texts_tell_what_the_data_tell(told: Told, page: str) -> None:
     documents, alts = told.documents(is_over=True), drawings(page)
     assert documents.data is not None
@@ -125,9 +171,9 @@ def test_names_from_outside_are_only_text(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_drawings")
 def test_the_command_that_makes_the_checkpoint_survives_any_path(tmp_path: Path) -> None:
-    folder = tmp_path / "it's a $HOME run"
+    folder = tmp_path / "it's a $HOME  run"
     (code,) = re.findall(r"<code>(cd model_preparation.*?)</code>", Told().finish().page(folder=folder), re.S)
-    lines = [shlex.split(line) for line in html.unescape(code).splitlines()]
+    lines = [shlex.split(line) for line in html.unescape(code).replace("\\\n", "").splitlines()]
     assert lines[1][lines[1].index("--from_result") + 1] == str(folder / "search_result_20260102_030405.json")
 
 
