@@ -178,7 +178,7 @@ class HybridLM(HFLM):
         """
         rows, readers = self._rows(requests)
         answers: dict[int, Answer] = {}
-        with tqdm(total=len(requests), disable=disable_tqdm, desc="Running loglikelihood requests") as bar:
+        with tqdm(total=len(requests), disable=disable_tqdm or None, desc="Running loglikelihood requests") as bar:
             left = np.arange(len(rows))
             while len(left):
                 texts = [rows[r] for r in left]
