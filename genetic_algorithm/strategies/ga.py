@@ -352,4 +352,5 @@ def _tell_end(number: int, why: str) -> None:
 def _why_none(neighbours: int, chance: float) -> str:
     if not neighbours:
         return "every neighbour of the leaders was asked before"
-    return f"the chance that one of the neighbours not asked yet ({neighbours}) is better is {chance:.1%}"
+    spelled = "below 1%" if chance < 0.01 else f"{chance:.0%}"  # it is counted over draws
+    return f"the chance that one of the neighbours not asked yet ({neighbours}) is better is {spelled}"
