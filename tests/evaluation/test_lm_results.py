@@ -13,7 +13,7 @@ import pytest
 from evaluation.accuracy import evaluate_sets
 from evaluation.engine import Engine
 from evaluation.errors import EvaluationError
-from evaluation.lm import HybridLM
+from evaluation.hybrid_lm import HybridLM
 from evaluation.lm_results import LmEvalRun, run_lm_eval
 from evaluation.questions import build_questions
 from evaluation.tasks import LoadedTasks, TaskSource, load_tasks
