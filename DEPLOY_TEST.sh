@@ -6,9 +6,9 @@ usage() {
   cat <<'EOF'
 usage: ./DEPLOY_TEST.sh [--pair NAME] [--base MODEL] [--donor MODEL] [--seed N]
 
-From a fresh clone to a recovered, tested model. Sets up all it needs itself; asks nothing. Ends with a line that says
-what was found and where, and with exit status 0 only if what was found is good:
-for the bundled pair, within 0.01 accuracy of the best of all layer sets.
+From a fresh clone to a recovered, tested model. Sets up all it needs itself; asks nothing. Ends with lines that say
+what was found and where, and with exit status 0 only if what was found is good: for the bundled pair, within 0.01
+accuracy of the best of all layer sets, which a table that comes with it tells; for others, better than the base.
 
   --pair NAME    base and donor [llamba-8b with a GPU of 24 GB or more, else tiny, the bundled pair]
   --base MODEL   another base, --donor MODEL another donor: a folder or a hub id
@@ -82,7 +82,8 @@ tool model_preparation.modelscope_utils --pair "$PAIR" >/dev/null
 announce "the donor's layers, one file each"
 tool model_preparation.extract_layers --pair "$PAIR" --output_dir "$layers" >/dev/null
 
-announce "a layer replacement: layer $one_layer, beside the base, percent right"
+announce "a first replacement: layer $one_layer, beside the base"
+echo "This only shows that a replacement works; which layers are the best ones is for the search to find, the next step."
 tool model_preparation.test_specific_combination --pair "$PAIR" --layers "$one_layer" --limit 50 --gpu_id "$gpu" \
   >/dev/null
 
@@ -109,6 +110,6 @@ if ((status == 0)); then
   last_line "DEPLOY_TEST.sh: open the report, $run/report.html; how to load the checkpoint: $checkpoint/README.txt" \
     "DEPLOY_TEST.sh：全部通过；报告：$run/report.html；checkpoint 的加载方法：$checkpoint/README.txt"
 else
-  last_line "DEPLOY_TEST.sh: not passed; the line above says why" "DEPLOY_TEST.sh：未通过，原因见上一行"
+  last_line "DEPLOY_TEST.sh: not passed; the lines above say why" "DEPLOY_TEST.sh：未通过，原因见以上几行"
 fi
 exit "$status"

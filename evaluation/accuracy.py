@@ -33,7 +33,7 @@ def evaluate_sets(engine: Engine, sets: Iterable[LayerSet], limit: int | None) -
 
 
 def accuracy_report(accuracies: Mapping[LayerSet, Accuracy]) -> str:
-    """A table with a line for each group and subject, a column for each set: percent and standard error."""
+    """A table with a line for each group and subject, a column for each set: accuracy and standard error."""
     first, *_ = accuracies.values()
     rows = [["", "questions", *map(_heading, accuracies)]]
     rows.append(_row("total", [accuracy.total for accuracy in accuracies.values()]))
@@ -67,11 +67,11 @@ def _heading(layers: LayerSet) -> str:
 
 
 def _row(name: str, scores: Sequence[Score]) -> list[str]:
-    return [name, str(scores[0].asked), *map(_percent, scores)]
+    return [name, str(scores[0].asked), *map(_spell, scores)]
 
 
-def _percent(score: Score) -> str:
-    return f"{100 * score.accuracy:.2f} ± {100 * score.standard_error:.2f}"
+def _spell(score: Score) -> str:
+    return f"{score.accuracy:.4f} +- {score.standard_error:.4f}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from evaluation.config import QuestionOrder
 from evaluation.errors import EvaluationError
-from evaluation.lm import HybridLM
+from evaluation.hybrid_lm import HybridLM
 from evaluation.questions import gold_choices, question_order
 from evaluation.tasks import LoadedTasks
 from genetic_algorithm import Score

@@ -94,8 +94,9 @@ class MemoryPlan:
     free_bytes: int | None
 
     def __str__(self) -> str:
-        free = "" if self.free_bytes is None else f" of {_gb(self.free_bytes)} free"
-        told = [f"memory: {self.mode}: {_gb(self.needed_bytes)}{free}"]
+        told = [f"memory: {self.mode}: takes {_gb(self.needed_bytes)}"]
+        if self.free_bytes is not None:
+            told.append(f"{_gb(self.free_bytes)} are free")
         if self.slots:
             told.append(f"donor layers through {self.slots} slots")
         if self.pinned_bytes:

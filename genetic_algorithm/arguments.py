@@ -234,7 +234,7 @@ def make_parser(
         metavar="FILE",
         help="sets to begin with: JSON [[11, 13], ...], a search_result file, or 11+13,17 [the best single layers]",
     )
-    workers = parser.add_argument_group("several workers (they need Ray: pip install 'ga-layer-search[cluster]')")
+    workers = parser.add_argument_group("several workers (they need Ray: pip install -r requirements-cluster.txt)")
     workers.add_argument("--gpus", metavar="I,J|all", help="a worker on each of these GPUs of this host")
     workers.add_argument("--cpu-workers", type=int, metavar="N", help="N workers, which share this host's cores")
     workers.add_argument("--ray-address", metavar="ADDR", help="workers of a Ray cluster that runs: HOST:PORT or auto")

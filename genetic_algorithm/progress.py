@@ -106,11 +106,8 @@ class Progress:
         if request.stage != self._stage:
             self._stage = request.stage
             _log.info(
-                "begins %s, %s: %d sets x %d questions; %s",
-                request.stage,
-                request.label,
-                len(request.batch),
-                len(request.questions),
+                "begins %s; %s",
+                _spell_request(request),
                 self._spell_done(*self._left(request)),
             )
         if self._bar is not None:
@@ -124,7 +121,8 @@ class Progress:
             self._bar.update(len(request.questions))
         if self._clock() - self._told > _QUIET_S:
             self._told = self._clock()
-            _log.info("%s, %s: %d of %d sets", request.stage, request.label, self._in_request, len(request.batch))
+            in_all = _count(len(request.batch), "set")
+            _log.info("%s, %s: %d of %s", request.stage, request.label, self._in_request, in_all)
 
     def end(self, request: Request, seconds: float, seconds_in_all: float) -> None:
         """The request is answered; the times are of evaluations, from the journal where they are older."""
@@ -135,16 +133,12 @@ class Progress:
             self._bar.refresh()
         pace = seconds_in_all / self.done if self.done else 0.0
         _log.info(
-            "%s, %s: %d sets x %d questions in %.1f s; best %s; %s; about %s left, at most %s",
-            request.stage,
-            request.label,
-            len(request.batch),
-            len(request.questions),
+            "%s in %.1f s; best %s; %s%s",
+            _spell_request(request),
             seconds,
             self._spell_best(),
             self._spell_done(left, left_at_most),
-            spell_seconds(pace * left),
-            spell_seconds(pace * left_at_most),
+            f"; about {_up_to(left, left_at_most, lambda n: spell_seconds(pace * n), ' left')}" if left_at_most else "",
         )
 
     def values(self, request: Request, seconds: float) -> Values:
@@ -172,13 +166,31 @@ class Progress:
         return remaining(self._forecast, used, request.stage, self._outcome.ledger.left)
 
     def _spell_done(self, left: int, left_at_most: int) -> str:
-        return f"{self.done:,} of about {self.done + left:,} done, at most {self.done + left_at_most:,}"
+        if not left_at_most:
+            return f"{self.done:,} of {self.done:,} done"
+        return f"{self.done:,} of about {_up_to(left, left_at_most, lambda n: f'{self.done + n:,}', ' done')}"
 
     def _spell_best(self) -> str:
         if self.best is None:
             return "not known yet"
         layers, score = self.best
-        return f"{layers} {spell_score(self._outcome.ledger, score)} ({score.asked} questions, of those asked most)"
+        questions = _count(score.asked, "question")
+        return f"{layers} {spell_score(self._outcome.ledger, score)} ({questions}, of those asked most)"
+
+
+def _spell_request(request: Request) -> str:
+    sets, questions = _count(len(request.batch), "set"), _count(len(request.questions), "question")
+    return f"{request.stage}, {request.label}: {sets} x {questions}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _up_to(mostly: int, at_most: int, spell: Callable[[int], str], what: str) -> str:
+    """`26 s left, at most 1 min 06 s`; the second only where it says more."""
+    few, many = spell(mostly), spell(at_most)
+    return f"{few}{what}" if few == many else f"{few}{what}, at most {many}"
 
 
 def _bar(total: int, stream: TextIO | None) -> Any:

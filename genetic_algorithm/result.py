@@ -82,10 +82,11 @@ def table(document: Mapping[str, Any]) -> list[str]:
     lines = [f" rank  {estimate}accuracy  +-      questions  hold-out  all       layers"]
     for name, entry in rows.items():
         estimate = f"{_or_dash(entry['estimate']):<10}" if has_estimates else ""
+        layers = LayerSet.from_indices(entry["layers"])
         lines.append(
             f"{name:>5}  {estimate}{entry['accuracy']:.4f}    {entry['standard_error']:.4f}  "
             f"{entry['questions']:>9}  {_or_dash(entry['holdout_accuracy']):>8}  "
-            f"{_or_dash(entry['full_accuracy']):<8}  {'all' if name == 'donor' else entry['layers']}"
+            f"{_or_dash(entry['full_accuracy']):<8}  {'all' if name == 'donor' else layers}"
         )
     return [*lines, document["ranked_by"], document["conclusion"]]
 

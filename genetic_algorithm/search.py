@@ -196,7 +196,7 @@ class Search:
         for layers in ranking:
             outcome.best_per_size.setdefault(len(layers), layers)
         ledger.budget = None  # what this costs was set aside
-        yield from ledger.wanted(self.finalists(), HOLDOUT, CHECK, "hold-out questions")
+        yield from ledger.wanted(self.finalists(), HOLDOUT, CHECK, "finalists")
 
     def _checked(self, request: Request) -> Request:
         """Hold a strategy, which may be a user's own, to what it may ask."""

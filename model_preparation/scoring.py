@@ -34,7 +34,7 @@ def score_model(
         OSError: the folder cannot be made.
     """
     # Both import lm-eval, which takes seconds: tools that only spell scores need not wait for it.
-    from evaluation.lm import HybridLM
+    from evaluation.hybrid_lm import HybridLM
     from evaluation.lm_results import run_lm_eval
 
     loaded = load_tasks(task_source(config))

@@ -127,13 +127,14 @@ def _gpu_bytes() -> int:
 
 
 def chosen_pair(arguments: argparse.Namespace, layers_dir: Path | None = None) -> Pair:
-    """As `choose_pair`, of the options that `add_pair_options` added; says on stderr which pair it is and why."""
+    """As `choose_pair`, of the options that `add_pair_options` added; announced on stderr."""
     return announce(choose_pair(arguments.pair, layers_dir, base=arguments.base, donor=arguments.donor))
 
 
 def announce(choice: Choice) -> Pair:
-    """Say on stderr which pair is used and why, and return it."""
-    print(f"pair {choice.pair.name} ({choice.reason})", file=sys.stderr)
+    """Say on stderr which pair is used and why, unless it was just named, and return it."""
+    if choice.reason != "--pair":
+        print(f"pair {choice.pair.name} ({choice.reason})", file=sys.stderr)
     return choice.pair
 
 
@@ -228,18 +229,23 @@ def _locate(source: Source, what: str, options: list[str], download: bool) -> Pa
     for model in source.hubs:
         if found := hubs.cached(model):
             return found
+    # What could have been meant as a folder, too: `parse` took it for an id because no such folder is here.
+    mistyped = source.spelling.partition("@")[0] == source.hubs[0].id
+    no_folder = f"there is no folder {source.hubs[0].id}, and "
     if not download:
         command = shlex.join(["python", "-m", "model_preparation.modelscope_utils", *options])
-        raise ModelError(f"{what} is not on this machine; download it with: {command}")
+        of_that_name = f": {no_folder}no download of that name" if mistyped else ""
+        raise ModelError(f"{what} is not on this machine{of_that_name}; download it with: {command}")
     answers = []
     for model in source.hubs:
         try:
             return hubs.download(model)
         except hubs.HubError as error:
             answers.append(str(error))
-    mistyped = source.spelling.partition("@")[0] == source.hubs[0].id
-    local = "and there is no folder of that name" if mistyped else "a folder that holds it does as well"
-    raise ModelError(f"{what} cannot be had: {'; '.join(answers)}; {local}")
+    said = "; ".join(answers)
+    if mistyped:
+        raise ModelError(f"{what} cannot be had: {no_folder}the hubs, asked for a model of that name, say: {said}")
+    raise ModelError(f"{what} cannot be had: {said}; a folder that holds it does as well")
 
 
 def source_name(pair: Pair, role: Role) -> str:

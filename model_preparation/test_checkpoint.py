@@ -22,7 +22,7 @@ from model_preparation.checkpoints.info import read_info
 from model_preparation.options import add_device_options, positive
 from model_preparation.sources import default_layers_dir
 from models.errors import ModelError
-from models.pairs import Pair, get_pair
+from models.pairs import PAIRS, Pair, get_pair
 
 if TYPE_CHECKING:
     from models.modeling_llamba import LlambaForCausalLM
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "verified_files": files,
         "device": device.name,
         "dtype": device.dtype_name,
-        "inference": try_inference(model, tokenizer),
+        "inference": try_inference(model, tokenizer, PAIRS.get(info.pair)),
     }
     speed = measure(model, compiled=arguments.compile and model.device.type == "cuda")
     print(speed.table(device.name), file=sys.stderr)
@@ -77,8 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def try_inference(model: LlambaForCausalLM, tokenizer: Any) -> dict[str, Any]:
-    """Generate a little text.
+def try_inference(model: LlambaForCausalLM, tokenizer: Any, pair: Pair | None = None) -> dict[str, Any]:
+    """Generate a little text, and show it.
+
+    Args:
+        model: the hybrid.
+        tokenizer: its tokenizer.
+        pair: the one of the zoo that it was made of, if it was of one.
 
     Raises:
         ModelError: the model gives numbers that are none.
@@ -95,7 +100,8 @@ def try_inference(model: LlambaForCausalLM, tokenizer: Any) -> dict[str, Any]:
         tokens_1T = generate(model, context_1T, settings)
     new = tokens_1T.shape[1] - context_1T.shape[1]
     text = tokenizer.decode(tokens_1T[0], skip_special_tokens=True)
-    print(f"{PROMPT!r} continues: {text!r}", file=sys.stderr)
+    language = f" ({pair.name} speaks {pair.language})" if pair and pair.language else ""
+    print(f"{PROMPT!r} continues: {text!r}{language}", file=sys.stderr)
     return {"text": text, "new_tokens": new}
 
 

@@ -124,6 +124,8 @@ class Pair:
     """One line for a list."""
     license: str | None = None
     """Of a hybrid's weights, as hubs spell it; None where unknown."""
+    language: str = ""
+    """What its models speak, where that is none of people's."""
     preset: str = "quick"
     """Of the search, where none is asked for."""
     landscape: Path | None = None
@@ -297,6 +299,7 @@ def _zoo() -> tuple[Pair, ...]:
             task_dir=BUNDLED_TASKS,
             description="bundled, trained for this project; needs neither GPU nor network",
             license="mit",
+            language="an invented language",
             preset="tiny",
             landscape=TINY_DIR / "landscape.json",
             size_gb=0.01,

@@ -24,6 +24,7 @@ from evaluation.cluster.round import Piece, Round
 from evaluation.cluster.worker import Facts
 from evaluation.errors import EvaluationError
 from genetic_algorithm import Answers, LayerSet
+from genetic_algorithm.report.words import plural
 from genetic_algorithm.run_folder import write_json
 
 FAILED_STARTS = 3
@@ -126,7 +127,7 @@ class ClusterEvaluator:
     @property
     def setting(self) -> str:
         """On what the workers run, in words."""
-        return f"{self._slots} workers; the first: {self._facts.setting or self._facts.device}"
+        return f"{plural(self._slots, 'worker')}; the first: {self._facts.setting or self._facts.device}"
 
     @property
     def seconds_per_question(self) -> float | None:

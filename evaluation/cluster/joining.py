@@ -20,6 +20,7 @@ from evaluation.cluster import reaper
 from evaluation.cluster.options import ClusterOptions
 from evaluation.cluster.ray_pool import ENVIRONMENT, OBJECT_STORE_BYTES, SHORT, SLOT, require_ray, visible_devices
 from evaluation.errors import EvaluationError
+from genetic_algorithm.report.words import plural
 
 POLL_S = 0.5
 HINT_S = 30.0
@@ -55,7 +56,8 @@ def join(folder: Path, options: ClusterOptions) -> int:
             time.sleep(POLL_S)
             continue
         _check(cluster, options)
-        print(f"run_search: joining {cluster['address']} with {options.here} workers", file=sys.stderr, flush=True)
+        with_what = plural(options.here, "worker")
+        print(f"run_search: joining {cluster['address']} with {with_what}", file=sys.stderr, flush=True)
         if not _help(folder / "cluster.json", cluster, options):
             refused = cluster  # that driver is gone, or cannot be reached
     print(f"run_search: the run in {folder} is over", file=sys.stderr)

@@ -13,6 +13,7 @@ effects become small, and variances that hold for all sets take noise in the lea
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,7 @@ _PARENTS = 40
 _CHAMPIONS_SHARE = 0.05  # of what is left of the budget, that one more rung of the best of each count may cost
 _STEPS = 3  # rungs that a set can earn in stage 1
 _DIGITS = 9  # scores are rounded before they are compared, so that no last bit of a sum decides
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -278,6 +280,7 @@ class ModelAssistedGA:
             self.rounds.append({"round": number, "neighbours": len(new), "chance_of_a_better_one": round(risk, 4)})
             if risk < config.doubt:
                 self.is_local_optimum = True
+                _tell_end(number, _why_none(len(new), risk))
                 return
             best = [new[i] for i in np.argsort(-chance, kind="stable") if chance[i] > 0]
             before = ledger.spent
@@ -285,6 +288,7 @@ class ModelAssistedGA:
             yield from ledger.wanted(chosen, FAST, STAGE_3, f"round {number}, neighbours")
             yield from self._verify(STAGE_3, f"round {number}")
             if ledger.spent == before:
+                _tell_end(number, "the budget, or the time allowed, is used up")
                 return
 
     # The model.
@@ -337,3 +341,16 @@ class ModelAssistedGA:
                 "mean_accuracy": round(float(np.mean(list(values.values()))), 6) if values else None,
             }
         )
+
+
+def _tell_end(number: int, why: str) -> None:
+    """Say why a round of stage 3 asks nothing, which no other line would tell."""
+    over = "nothing to ask" if number == 1 else f"nothing more to ask after round {number - 1}"
+    _log.info("%s, local search: %s: %s", STAGE_3, over, why)
+
+
+def _why_none(neighbours: int, chance: float) -> str:
+    if not neighbours:
+        return "every neighbour of the leaders was asked before"
+    spelled = "below 1%" if chance < 0.01 else f"{chance:.0%}"  # it is counted over draws
+    return f"the chance that one of the neighbours not asked yet ({neighbours}) is better is {spelled}"

@@ -171,7 +171,7 @@ def test_the_readme_can_be_walked(project: Path, environment: dict[str, str]) ->
     printed = walk("README.md", project, environment)
     (answer,) = [text for block, text in printed.items() if "load_checkpoint.py" in block]
     assert "B crystal" in answer
-    assert "It answers `B crystal`." in read("README.md")
+    assert "The checkpoint answers `B crystal`." in read("README.md")
     assert printed["python"].startswith("Hello world")
     assert (project / "results" / "mine" / "report.html").is_file()
     assert (project / "comparison.html").is_file()

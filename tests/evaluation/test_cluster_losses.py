@@ -112,7 +112,7 @@ def test_a_host_that_is_told_to_leave_says_that_the_run_goes_on(tmp_path: Path) 
 
 
 @long_one
-@pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray: pip install 'ga-layer-search[cluster]'")
+@pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray: pip install -r requirements-cluster.txt")
 def test_when_rays_daemon_of_this_host_dies_it_starts_again() -> None:
     from evaluation.cluster.ray_pool import RayPool
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -379,6 +380,7 @@ def test_report_has_a_line_for_each_group_and_subject(pair: Any, questions: Ques
         ["toy_long", "10"],
         ["toy_phrases", "10"],
     ]
+    assert all(re.fullmatch(r".*( +[01]\.\d{4} \+- 0\.\d{4}){2}", line) for line in lines[1:])
 
 
 # --- judging

@@ -6,6 +6,7 @@ import copy
 import functools
 import logging
 import random
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,16 +20,18 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 
-from evaluation import lm as lm_module
+from evaluation import hybrid_lm as lm_module
 from evaluation.entry import run_tool
 from evaluation.errors import EvaluationError
-from evaluation.lm import HybridLM, main
+from evaluation.hybrid_lm import HybridLM
+from evaluation.lm import main
 from evaluation.tasks import LoadedTasks, TaskSource, load_tasks
 from models.errors import ModelError
 from models.hybrid import HybridPair
 from models.pairs import BUNDLED_TASKS, TINY_DIR
 from models.tokenizer import load_tokenizer
 from tests.evaluation.conftest import letter_docs, make_pair, make_tokenizer, phrase_docs, write_tasks
+from tests.test_architecture import ROOT
 
 # Float32 sums taken in another order: batches of another shape, chunks of the scan, padding.
 TOLERANCE_NATS = 2e-4
@@ -205,9 +208,9 @@ def test_a_text_longer_than_the_model_is_cut_on_the_left(
     model: Any, tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     pairs = [(text(30), " A"), (text(30), " B"), (text(6), " w1 w2 w3"), (text(2), " " + text(10))]
-    with caplog.at_level(logging.WARNING, "evaluation.lm"):
+    with caplog.at_level(logging.WARNING, "evaluation.hybrid_lm"):
         ours = HybridLM(model, tokenizer, max_length=10).loglikelihood(asked(*pairs))
-    assert [record.getMessage() for record in caplog.records if record.name == "evaluation.lm"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "evaluation.hybrid_lm"] == [
         "3 texts are longer than 10 tokens: cut on the left"
     ]
     assert_same(ours, theirs(model, tokenizer, max_length=10).loglikelihood(asked(*pairs)))
@@ -266,7 +269,7 @@ def test_out_of_memory_is_met_by_smaller_batches(
     small_memory: list[int], model: Any, tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     pairs = [pair for pair in PAIRS if len(" ".join(pair).split()) < 30]
-    with caplog.at_level(logging.WARNING, "evaluation.lm"):
+    with caplog.at_level(logging.WARNING, "evaluation.hybrid_lm"):
         ours = HybridLM(model, tokenizer, batch_tokens=500).loglikelihood(asked(*pairs))
     assert_same(ours, theirs(model, tokenizer).loglikelihood(asked(*pairs)))
     assert max(small_memory) <= 30
@@ -374,6 +377,12 @@ def test_the_command_line_of_lm_eval_runs_a_hybrid(
     assert all('"arg_0": "what w' in line and '? Answer "' in line for line in lines)
     assert ask("plain") == 2
     assert f"lm: error: the tokenizer of {folder} has no chat template" in capsys.readouterr().err
+
+
+def test_the_help_of_the_command_line_imports_no_torch() -> None:
+    code = "import sys; from evaluation.lm import main; sys.argv = ['lm', '--help']\ntry: main()\n"
+    code += "except SystemExit: sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, check=False).returncode == 0
 
 
 def test_making_a_model_says_nothing(model: Any, tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:

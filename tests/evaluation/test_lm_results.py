@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from evaluation.accuracy import evaluate_sets
 from evaluation.engine import Engine
 from evaluation.errors import EvaluationError
-from evaluation.lm import HybridLM
+from evaluation.hybrid_lm import HybridLM
 from evaluation.lm_results import LmEvalRun, run_lm_eval
 from evaluation.questions import build_questions
 from evaluation.tasks import LoadedTasks, TaskSource, load_tasks
@@ -91,7 +92,9 @@ def test_in_the_order_of_the_dataset_a_limit_is_that_of_lm_eval(
     assert [sample["doc_id"] for sample in read(run)[1]["toy_long"]] == [0, 1, 2, 3, 4]
 
 
-def test_lm_eval_shows_one_bar(
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_lm_eval_shows_one_bar_on_a_terminal_and_none_elsewhere(
+    is_terminal: bool,
     lm: HybridLM,
     loaded: LoadedTasks,
     tmp_path: Path,
@@ -99,11 +102,12 @@ def test_lm_eval_shows_one_bar(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)  # no repository, of which git would complain
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     run_lm_eval(lm, loaded, limit=2, order="shuffled", output=tmp_path / "out")
     shown = capfd.readouterr()
     assert shown.out == ""
     assert {line.split(":")[0] for line in shown.err.replace("\r", "\n").splitlines() if line} == {
-        "Running loglikelihood requests"
+        "Running loglikelihood requests" for _ in range(is_terminal)
     }
 
 

@@ -82,7 +82,7 @@ def test_a_large_gpu_holds_both_models(sizes: Sizes) -> None:
     assert (plan.mode, plan.batch_tokens, plan.slots, plan.pinned_bytes) == ("resident", 16384, 0, 0)
     assert 32 < plan.needed_bytes / GB < 36
     assert plan.kept_bytes == 5 * 16384 * 8192
-    assert str(plan) == "memory: resident: 35.2 GB of 140.0 GB free, 16,384 tokens at a time"
+    assert str(plan) == "memory: resident: takes 35.2 GB, 140.0 GB are free, 16,384 tokens at a time"
 
 
 def test_a_smaller_gpu_streams_the_donor(sizes: Sizes) -> None:
@@ -91,7 +91,7 @@ def test_a_smaller_gpu_streams_the_donor(sizes: Sizes) -> None:
     assert plan.slots > 6
     assert 24.5 < plan.needed_bytes / GB <= 25
     assert str(plan) == (
-        "memory: streamed: 24.8 GB of 25.0 GB free, donor layers through 16 slots, 18.2 GB in host memory, "
+        "memory: streamed: takes 24.8 GB, 25.0 GB are free, donor layers through 16 slots, 18.2 GB in host memory, "
         "4,096 tokens at a time"
     )
 

@@ -15,7 +15,7 @@ import pytest
 
 from .conftest import SIMULATED, Cluster, Job, kill, result_in, said, until
 
-needs_ray = "several nodes need Ray: pip install 'ga-layer-search[cluster]'"
+needs_ray = "several nodes need Ray: pip install -r requirements-cluster.txt"
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason=needs_ray)  # not imported: it reads its settings then
 Undisturbed = Callable[..., dict[str, Any]]
 PART = 7

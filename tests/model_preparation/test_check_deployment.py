@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def make(layers: list[int], *, pair: str = "tiny", base: float = 0.3, test: Any = None) -> list[str]:
         found = {"layers": layers, "accuracy": 0.5}
+        if pair == "tiny":
+            found |= {"holdout_accuracy": 0.9473, "holdout_standard_error": 0.007, "holdout_questions": 300}
         result = {"final_results": [found], "base": {"accuracy": base}, "search": {"max_layers": 4}}
         if test is None:
             score = {"accuracy": 0.9, "standard_error": 0.01, "questions": 2048, "tasks": ["tiny_heldout"]}
@@ -44,16 +47,31 @@ def test_a_set_within_a_hundredth_of_the_best_passes(
     layers: list[int], code: int, command: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_tool("check", main, command(layers)) == code
-    line = capsys.readouterr().out
-    assert line.count("\n") == 1
-    assert line.startswith("PASSED in 7 s" if code == 0 else "FAILED")
-    for words in (
-        "+".join(map(str, layers)),
-        "the best of all sets (0+2) 0.9050",
-        "0.9000 +- 0.0100 on 2048 questions of tiny_heldout",
-        "made",
-    ):
-        assert words in line
+    first, *lines = capsys.readouterr().out.splitlines()
+    found = "+".join(map(str, layers))
+    how = ("PASSED in 7 s", "within") if code == 0 else ("FAILED in 7 s", "more than")
+    assert first.startswith(f"{how[0]}: layers {found} of the pair tiny, {how[1]} 0.01 ")
+    assert f"{SETS[found] / 1000:.4f} on 1,000 questions, from a table of all sets that comes with tiny" in lines[0]
+    assert "the best of all sets, 0+2: 0.9050" in lines[1]
+    assert "0.9473 +- 0.0070 on 300 of these questions" in lines[2]
+    assert "0.9000 +- 0.0100 on 2,048 other questions, of tiny_heldout" in lines[3]
+    assert lines[4].endswith(": made")
+    assert max(map(len, (first, *lines))) <= 120
+
+
+def test_the_verdict_speaks_the_language_of_the_locale(
+    command: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = command([0, 2])
+    assert main(given) == 0
+    english = capsys.readouterr().out
+    monkeypatch.setenv("GA_LANGUAGE", "zh")
+    assert main(given) == 0
+    chinese = capsys.readouterr().out
+    assert chinese.startswith("PASSED（通过，用时 7 秒）：")
+    figures = [re.findall(r"0\.\d{4}", text) for text in (english, chinese)]
+    assert figures[0] == figures[1]
+    assert len(figures[0]) == 6
 
 
 def test_another_pair_must_beat_its_base(command: Any) -> None:
@@ -73,7 +91,7 @@ def test_the_base_is_met_on_questions_that_both_answered(
         path.write_text(json.dumps(result | {"comparisons": compared}))
         assert main(arguments) == code
     line = capsys.readouterr().out
-    assert "0.5500 on questions that took no part in the choice, the base 0.3100" in line
+    assert "0.5500, the base 0.3100, on questions that took no part in the choice" in line
 
 
 @pytest.mark.parametrize(

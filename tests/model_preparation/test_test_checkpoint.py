@@ -118,6 +118,15 @@ def test_decoding_is_measured_compiled_where_that_works(
     torch._dynamo.reset()
 
 
+def test_what_an_invented_language_is_is_said(checkpoint: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, told in ((checkpoint, False), (copy, True)):
+        if told:
+            edit_info(folder, pair="tiny")
+        assert main(["--checkpoint", str(folder), "--gpu", "cpu"]) == 0
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("'Hello world' continues")]
+        assert line.endswith(" (tiny speaks an invented language)") == told
+
+
 def test_checkpoints_without_pickled_files_are_whole(
     pair_name: str, layers_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

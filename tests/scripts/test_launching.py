@@ -248,7 +248,7 @@ def test_a_real_search_with_a_fake_evaluator_and_what_is_shown_of_it(run: Run, t
     lines = dict(line.split(maxsplit=1) for line in shown.stdout.replace("of those asked most", "").splitlines()[1:])
     assert ": stopped" in shown.stdout.splitlines()[0]
     assert lines["best"].split()[0] == "+".join(map(str, best["layers"]))
-    assert lines["stage"] == "hold-out, hold-out questions"
+    assert lines["stage"] == "hold-out, finalists"
     assert lines["question-evaluations"].startswith(f"{count:,} of about {count:,} on ")
     assert "not known" not in shown.stdout
     shown = run(monitor, "--once", "--json", "--all", "--dir", "found", cwd=work)

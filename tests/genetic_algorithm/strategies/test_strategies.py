@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from math import inf
 
@@ -267,3 +268,23 @@ def test_large_spaces_take_no_longer(name: str) -> None:
     drive(strategy, ledger, simulator)
     assert ledger.score(strategy.ranking()[0], FULL) is not None
     assert ledger.spent <= 20_000
+
+
+@pytest.mark.parametrize(
+    ("space", "budget", "told"),
+    [
+        (SearchSpace(12, 2, 2, must_include=(4, 7)), None, "nothing to ask: every neighbour of the leaders was asked"),
+        (SPACE, 700, "the budget, or the time allowed, is used up"),
+        (SPACE, None, "the chance that one of the neighbours not asked yet ("),
+    ],
+)
+def test_the_log_says_why_stage_3_asks_nothing_more(
+    space: SearchSpace, budget: int | None, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    simulator = Simulator(0, 20)
+    strategy, ledger = start("ga", simulator, space, budget=budget)
+    with caplog.at_level(logging.INFO):
+        drive(strategy, ledger, simulator)
+    (line,) = caplog.messages
+    assert line.startswith("stage 3, local search: nothing ")
+    assert told in line
