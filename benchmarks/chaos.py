@@ -353,15 +353,12 @@ def answers_in(folder: Path) -> tuple[dict[tuple[str, int], tuple[Any, ...]], in
 
 
 def extra_work(quiet: Path, disturbed: Path) -> dict[str, Any]:
-    """Question-evaluations that workers were asked for beyond those of the undisturbed run, begun and ended ones."""
-    needed = calls_in(calls_of(quiet)).ended
-    asked = calls_in(calls_of(disturbed))
+    """Question-evaluations beyond those of the undisturbed run: asked of workers in parts, begun, ended."""
+    needed, found = calls_in(calls_of(quiet)).ended, calls_in(calls_of(disturbed))
     return {
         "needed": needed,
-        "asked": asked.begun,
-        "answered": asked.ended,
-        "extra_asked": round(asked.begun / needed - 1, 4),
-        "extra_answered": round(asked.ended / needed - 1, 4),
+        **found._asdict(),
+        **{f"extra_{name}": round(count / needed - 1, 4) for name, count in found._asdict().items()},
     }
 
 

@@ -18,7 +18,11 @@ CALLS = "CHAOS_CALLS"
 
 
 class Written:
-    """Wraps an evaluator; each call is a line in a file when it begins and one for each set that is answered."""
+    """Wraps an evaluator; a file has a line for each call, and for each set when it is begun and when it is answered.
+
+    A set is begun when the one before it has been answered; an evaluator that works ahead is behind by what it has
+    done meanwhile, and one that answers all sets at its end begins them together.
+    """
 
     def __init__(self, inner: Evaluator, path: Path) -> None:
         self._inner, self._path = inner, path
@@ -28,8 +32,17 @@ class Written:
 
     def answers(self, batch: Sequence[LayerSet], questions: NDArray[np.int64]) -> Iterator[tuple[LayerSet, Answers]]:
         """Of the evaluator."""
-        self._write("begins", len(set(batch)) * len(questions))
-        for layers, answers in self._inner.answers(batch, questions):
+        left = len(set(batch))
+        self._write("asked", left * len(questions))
+        coming = self._inner.answers(batch, questions)
+        while True:
+            if left:
+                self._write("begins", len(questions))
+                left -= 1
+            try:
+                layers, answers = next(coming)
+            except StopIteration:
+                return
             self._write("answers", len(questions))
             yield layers, answers
 
@@ -43,20 +56,21 @@ class Written:
 
 
 class Calls(NamedTuple):
-    """Question-evaluations that were begun, and that were answered."""
+    """Question-evaluations that were asked for in whole calls, that were begun, and that were answered."""
 
+    asked: int
     begun: int
     ended: int
 
 
 def calls_in(path: Path) -> Calls:
     """What a file says; a line that a kill tore counts nothing."""
-    counts = {"begins": 0, "answers": 0}
+    counts = {"asked": 0, "begins": 0, "answers": 0}
     for line in path.read_text().splitlines():
         words = line.split()
         if len(words) == 4:
             counts[words[2]] += int(words[3])
-    return Calls(counts["begins"], counts["answers"])
+    return Calls(counts["asked"], counts["begins"], counts["answers"])
 
 
 def tiny() -> Evaluator:

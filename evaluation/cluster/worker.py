@@ -46,8 +46,9 @@ class Facts:
         return ", ".join(told(*item) for item in differences(theirs, pairs))
 
 
-REPLY_S = 0.5
-"""A worker replies so many seconds after the first answer that it has not told yet, so that little is lost with it."""
+REPLY_S = 0.1
+"""A worker replies so many seconds after the first answer that it has not told yet, so that little is lost with it; a
+reply takes one or two thousandths of a second."""
 
 
 class Given(NamedTuple):

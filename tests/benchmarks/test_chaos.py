@@ -13,6 +13,7 @@ import pytest
 
 from evaluation.journal import Journal
 from genetic_algorithm import Answers, LayerSet
+from tests.genetic_algorithm.simulator import Simulator
 
 A, B = LayerSet((1,)), LayerSet((1, 2))
 RIGHT = np.array([True, False, True, True])
@@ -64,13 +65,23 @@ def test_what_is_wrong_with_a_run_is_counted(chaos: Any, tmp_path: Path) -> None
 
 def test_work_that_was_begun_in_vain_is_counted(chaos: Any, tmp_path: Path) -> None:
     for name, lines in (
-        ("quiet", "1 7 begins 100\n1 7 answers 100\n"),
-        ("loud", "1 7 begins 100\n2 8 begins 110\n2 8"),
+        ("quiet", "1 7 asked 100\n1 7 begins 100\n1 7 answers 100\n"),
+        ("loud", "1 7 asked 100\n1 7 begins 50\n2 8 asked 110\n2 8 begins 55\n2 8"),
     ):
         (tmp_path / f"{name}.calls").write_text(lines)
     found = chaos.extra_work(tmp_path / "quiet", tmp_path / "loud")
-    assert (found["needed"], found["asked"], found["answered"]) == (100, 210, 0)
-    assert found["extra_asked"] == 1.1
+    assert [found[name] for name in ("needed", "asked", "begun", "ended")] == [100, 210, 105, 0]
+    assert [found[f"extra_{name}"] for name in ("asked", "begun", "ended")] == [1.1, 0.05, -1.0]
+
+
+def test_a_set_is_begun_when_the_one_before_it_is_answered(chaos: Any, tmp_path: Path) -> None:
+    evaluators = sys.modules["chaos_evaluators"]
+    written = evaluators.Written(Simulator(per_subject=5), tmp_path / "calls")
+    coming = written.answers([A, B], np.arange(4))
+    next(coming)
+    assert evaluators.calls_in(tmp_path / "calls") == (8, 4, 4)
+    assert len(list(coming)) == 1
+    assert evaluators.calls_in(tmp_path / "calls") == (8, 8, 8)
 
 
 def test_answers_are_counted_as_a_journal_grows(chaos: Any, tmp_path: Path) -> None:

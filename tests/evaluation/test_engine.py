@@ -134,14 +134,6 @@ def test_a_repeated_set_is_answered_once_and_nothing_asked_is_nothing(pair: Any,
     assert list(engine.answers([], asked)) == []
 
 
-def test_answers_of_one_batch_come_one_by_one(pair: Any, questions: QuestionSet) -> None:
-    engine, sets = Engine(pair, questions, batch_tokens=10**6, with_divergence=False), list(SearchSpace(4, 1, 2))
-    coming = engine.answers(sets, np.flatnonzero(questions.one_token_Q))
-    next(coming)
-    coming.close()  # the cores stop, too
-    assert 0 < engine.layer_calls < count_layer_calls(4, sets)
-
-
 def test_layer_calls_are_those_of_the_tree_for_each_batch(pair: Any, questions: QuestionSet) -> None:
     engine = Engine(pair, questions, batch_tokens=10**6)
     letters = np.flatnonzero(questions.one_token_Q)

@@ -18,7 +18,8 @@ from evaluation.engine import Engine
 from evaluation.questions import QuestionSet, build_questions
 from evaluation.reference import LmEval, disagreements
 from evaluation.tasks import TaskSource, load_tasks
-from genetic_algorithm import LayerSet
+from evaluation.walk import count_layer_calls
+from genetic_algorithm import LayerSet, SearchSpace
 from genetic_algorithm.wiring import make_evaluator
 from tests.evaluation.conftest import letter_docs, make_pair, make_tokenizer, phrase_docs, write_tasks
 
@@ -79,6 +80,14 @@ def margins(engine: Engine, asked: NDArray[np.int64]) -> NDArray[np.float32]:
     ((_, answers),) = engine.answers([LayerSet((0, 4, 8))], asked)
     assert answers.margin is not None
     return answers.margin
+
+
+def test_answers_of_one_batch_come_one_by_one(pair: Any, questions: QuestionSet) -> None:
+    engine, sets = Engine(pair, questions, batch_tokens=10**6, with_divergence=False), list(SearchSpace(4, 1, 2))
+    coming = engine.answers(sets, np.flatnonzero(questions.one_token_Q))
+    next(coming)
+    coming.close()  # the cores stop, too
+    assert 0 < engine.layer_calls < count_layer_calls(4, sets)
 
 
 def test_an_error_on_one_core_stops_the_others(
