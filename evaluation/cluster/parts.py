@@ -29,7 +29,7 @@ _PART_SHARE = 0.002
 _LATE = 0.1
 """How much later than its price says the longest part may end."""
 MOST_SETS = 64
-"""Sets of a part, so that answers come, and are kept, every quarter of a minute or so: a part is answered whole."""
+"""Sets of a part, so that answers come, and are kept, every quarter of a minute or so: a GPU answers a part whole."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays do not compare to one truth value
