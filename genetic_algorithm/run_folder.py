@@ -315,8 +315,8 @@ def _lock(descriptor: int, paths: RunPaths) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise SearchError(
-            f"another search is running in {paths.folder}{_holder(paths.holder)}; wait for it, {_how_to_help(paths)}, or "
-            "choose another --output-dir"
+            f"another search is running in {paths.folder}{_holder(paths.holder)}; wait for it, "
+            f"{_how_to_help(paths)}, or choose another --output-dir"
         ) from None
     except OSError:  # a file system without locks: the journal stays sound with several writers
         return False

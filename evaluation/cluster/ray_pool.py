@@ -7,6 +7,7 @@ its token. Its daemons end with this process, however it ends (reaper.py).
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import logging
 import os
@@ -141,12 +142,13 @@ class RayPool:
         """Write where hosts can join, for this user's eyes only, until the pool is closed."""
         if self._options.address is not None:
             return
+        address = self._ray.get_runtime_context().gcs_address
         document = {
-            "address": self._ray.get_runtime_context().gcs_address,
+            "address": address,
             "token": self._token,
             "ray": metadata.version("ray"),
             "host": socket.gethostname(),
-            "loopback": self._options.listen is None,
+            "loopback": ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).is_loopback,
             "gpus": bool(self._options.gpus),
         }
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
