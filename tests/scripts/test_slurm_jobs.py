@@ -27,7 +27,12 @@ def test_a_job_searches_in_a_folder_of_its_number(clone: Path, run: Run, recorde
 
 
 @pytest.mark.parametrize(
-    ("given", "folder", "seed"), [([], "results/slurm_5_3", "3"), (["--output-dir", "a b", "--seed=9"], "a b_3", None)]
+    ("given", "folder", "seed"),
+    [
+        ([], "results/slurm_5_3", "3"),
+        (["--output-dir", "a b", "--seed=9"], "a b_3", None),
+        (["--output-dir=a b/"], "a b_3", "3"),
+    ],
 )
 def test_each_task_of_an_array_has_its_seed_and_its_folder(
     given: list[str], folder: str, seed: str | None, clone: Path, run: Run, recorder: Path, tmp_path: Path
@@ -38,7 +43,7 @@ def test_each_task_of_an_array_has_its_seed_and_its_folder(
     (search,) = modules_run(tmp_path)
     assert search[-1] == (folder if given else str(clone / folder))
     seeds = [word for word in search if word.startswith("--seed")]
-    assert seeds[-1] == ("--seed=9" if given else "--seed")
+    assert seeds[-1] == ("--seed=9" if seed is None else "--seed")
     assert seed is None or search[search.index("--seed") + 1] == seed
 
 
@@ -64,6 +69,27 @@ def test_the_search_gets_the_gpus_that_slurm_gave(
     (search,) = modules_run(tmp_path)
     devices = [i for i, word in enumerate(search) if word.startswith("--gpu")]
     assert [" ".join(search[i : i + 2]) for i in devices] == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("known_by_name", "addresses", "listens"),
+    [
+        ("10.0.0.7", "192.0.2.7 fd00::7", "10.0.0.7"),
+        ("127.0.1.1", "192.0.2.7 fd00::7", "192.0.2.7"),  # as Debian has a host's own name in /etc/hosts
+        ("127.0.1.1", "", "127.0.1.1"),
+    ],
+)
+def test_the_first_of_several_nodes_listens_where_others_reach_it(
+    known_by_name: str, addresses: str, listens: str, clone: Path, run: Run, tmp_path: Path
+) -> None:
+    path = double(tmp_path, "srun")
+    says = {"scontrol": "NodeName=n1 NodeAddr=n1 Port=1", "getent": f"{known_by_name} STREAM n1", "hostname": addresses}
+    for name, line in says.items():
+        write_program(path / name, f"#!/bin/sh\necho '{line}'\n")
+    environment = job(clone, PATH=f"{path}:/usr/bin:/bin", SLURM_NNODES="2", SLURMD_NODENAME="n1")
+    done = run(clone / "scripts" / "slurm" / "search_multinode.sbatch", **environment)
+    assert done.returncode == 0, done.stderr
+    assert f" search {listens} {clone}/scripts/" in (tmp_path / "srun.log").read_text()
 
 
 @pytest.mark.parametrize("file", FILES)
