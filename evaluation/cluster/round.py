@@ -102,12 +102,16 @@ class Round:
         return None if second is None else self._give(second, worker)
 
     def replied(self, worker: int, given: Given, workers: int) -> Iterator[Piece]:
-        """Take a worker's reply; yields what is new in it."""
+        """Take a worker's reply; yields what is new in it.
+
+        Raises:
+            OSError: if a disk of its host is full or has failed, for which no set is to blame.
+        """
         task = self._running.pop(worker)
         since = task.since.pop(worker)
         if task.is_done:
             return  # another was faster
-        if given.error and task.since:
+        if given.error and task.since and given.disk is None:
             task.raised_on.add(worker)
             return  # another is at it, too
         if not given.error:
@@ -118,6 +122,8 @@ class Round:
         for layers, answers in answered.items():
             if layers not in self.failures:
                 yield layers, task.part.questions, answers
+        if given.disk is not None:
+            raise given.disk
         left = [layers for layers in task.part.sets if layers not in answered and layers not in self.failures]
         if left:
             self._raised(task, left, worker, given.error or "the evaluator gave no answer for it", workers)

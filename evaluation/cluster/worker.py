@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.errors import in_words
+from evaluation.errors import in_words, is_of_the_disk
 from genetic_algorithm import Answers, Evaluator, LayerSet
 from genetic_algorithm.differences import differences, told
 
@@ -51,6 +51,8 @@ class Given(NamedTuple):
     error: str
     """Why sets are lacking, where the evaluator raised."""
     warnings: list[str]
+    disk: OSError | None = None
+    """That error, where a disk of the worker's host is full or has failed."""
 
 
 class Worker:
@@ -88,13 +90,16 @@ class Worker:
     def answers(self, sets: Sequence[LayerSet], questions: NDArray[np.int64]) -> Given:
         """Ask the evaluator; what it gave before it raised counts."""
         assert self._evaluator is not None
-        given, error = list[tuple[LayerSet, Answers]](), ""
+        given, error, disk = list[tuple[LayerSet, Answers]](), "", None
         with _collected() as lines:
             try:
                 given.extend(self._evaluator.answers(sets, questions))
             except Exception as raised:  # told to the driver, which decides
                 error = in_words(raised)
-        return Given(given, error, lines)
+                if isinstance(raised, OSError) and is_of_the_disk(raised):
+                    where = f"{raised.filename or 'a disk'} of {socket.gethostname()}"
+                    disk = OSError(raised.errno, raised.strerror, where)
+        return Given(given, error, lines, disk)
 
 
 @contextmanager
