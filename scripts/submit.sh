@@ -18,7 +18,8 @@ create_checkpoint.sbatch. Prints the job's number and how to follow it. What is 
   --cpus N           CPU cores on each node
   --mem M            memory on each node, as 64G
   --partition P, --account A, --qos Q, --job-name NAME, --dependency D      as for sbatch
-  --container IMAGE  FILE.sif through Apptainer; FILE.sqsh or an image's name through Enroot
+  --container IMAGE  FILE.sif through Apptainer; FILE.sqsh or an image's name through Enroot. Nothing is made ready then:
+                     the image has the environment, and models lie where HF_HOME and MODELSCOPE_CACHE say (SETUP.md)
 
 All other options, and all after --, go to the search (python -m genetic_algorithm.run_search --help) or to
 create_replaced_model_checkpoint.py. Relative paths are as seen from here;

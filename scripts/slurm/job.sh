@@ -52,12 +52,19 @@ GPUS_SAID=$GPUS
 # A GPU that was asked for must be there: auto would go on without.
 [[ $GPUS != auto || $GPUS_HERE == 0 ]] || GPUS=0
 
-# Add to LAUNCH what starts a command inside CONTAINER, if that is set.
+# Add to LAUNCH what starts a command inside CONTAINER, if that is set. Models and questions are kept where they are
+# without one: the image names folders of its own for them, which cannot be written here or go with the container.
 into_container() {
-  local runtime folders=$ROOT${MOUNTS:+,$MOUNTS}
+  local runtime name names folders=$ROOT${MOUNTS:+,$MOUNTS}
   [[ -n $CONTAINER ]] || return 0
   [[ $PWD/ == "$ROOT"/* ]] || folders+=,$PWD
   export PYTHON=$CONTAINER_PYTHON
+  export HF_HOME=${HF_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/huggingface}
+  export MODELSCOPE_CACHE=${MODELSCOPE_CACHE:-$HOME/.cache/modelscope}
+  export GA_CACHE_DIR=${GA_CACHE_DIR:-$HOME/.cache/ga_layer_search}
+  export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-${TMPDIR:-/tmp}/torchinductor-$(id -un)}
+  names=PYTHON,HF_HOME,MODELSCOPE_CACHE,GA_CACHE_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR
+  folders+=,$HF_HOME,$MODELSCOPE_CACHE,$GA_CACHE_DIR
   case $CONTAINER in
     *.sif | *.sqsh) [[ -r $CONTAINER ]] || die "CONTAINER=$CONTAINER cannot be read on $(hostname); give a path that it sees" ;;
   esac
@@ -65,15 +72,18 @@ into_container() {
     runtime=$(command -v apptainer || command -v singularity) ||
       die "CONTAINER=$CONTAINER needs apptainer on $(hostname); load its module, or leave CONTAINER empty"
     LAUNCH+=("$runtime" exec --bind "$folders" --pwd "$PWD")
+    for name in ${names//,/ }; do LAUNCH+=(--env "$name=${!name}"); done
     [[ $GPUS_HERE == 0 ]] || LAUNCH+=(--nv)
     LAUNCH+=("$CONTAINER")
   elif srun --help | grep -q -- --container-image; then # Enroot through SLURM's plugin pyxis
     ((${#LAUNCH[@]})) || LAUNCH=(srun --ntasks=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}")
     LAUNCH+=(--container-image="$CONTAINER" --container-workdir="$PWD" --container-mount-home)
+    LAUNCH+=(--container-env="HOME,$names") # else what the image says of these wins
     LAUNCH+=(--container-mounts="$(sed -E 's/([^,]+)/\1:\1/g' <<<"$folders")")
   else
     die "CONTAINER=$CONTAINER needs Enroot and pyxis, which srun here does not have; give a .sif, or leave CONTAINER empty"
   fi
+  mkdir -p -- "$HF_HOME" "$MODELSCOPE_CACHE" "$GA_CACHE_DIR" # else they cannot be mounted
 }
 
 # Set OUTPUT to the folder of this job's search, a folder for each task of an array, and wait until nobody works there.

@@ -9,12 +9,18 @@ import pytest
 from .conftest import Run, only, write_program
 from .test_launching import modules_run
 
+CACHES = {"HF_HOME": "huggingface", "MODELSCOPE_CACHE": "modelscope", "GA_CACHE_DIR": "ga_layer_search"}
 FILES = ["search.sbatch", "search_multinode.sbatch", "create_checkpoint.sbatch"]
 
 
 def job(clone: Path, **environment: str) -> dict[str, str]:
     """What SLURM tells a job."""
-    return {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "ga", "SLURM_SUBMIT_DIR": str(clone), "PAIR": "tiny"} | environment
+    unset = {"XDG_CACHE_HOME": "", "HOME": str(clone.parent / "home"), **dict.fromkeys(CACHES, "")}
+    return (
+        unset
+        | {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "ga", "SLURM_SUBMIT_DIR": str(clone), "PAIR": "tiny"}
+        | environment
+    )
 
 
 def test_a_job_searches_in_a_folder_of_its_number(clone: Path, run: Run, recorder: Path, tmp_path: Path) -> None:
@@ -130,7 +136,23 @@ def test_a_sif_runs_in_apptainer(clone: Path, run: Run, tmp_path: Path) -> None:
     done = run(clone / "scripts" / "slurm" / "search.sbatch", CUDA_VISIBLE_DEVICES="0", **environment)
     assert done.returncode == 0, done.stderr
     command = (tmp_path / "apptainer.log").read_text()
-    assert command.startswith(f"python3: exec --bind {clone},/data,{tmp_path} --pwd {tmp_path} --nv image.sif {clone}/")
+    caches = {name: f"{tmp_path}/home/.cache/{folder}" for name, folder in CACHES.items()}
+    mounted = ",".join((str(clone), "/data", str(tmp_path), *caches.values()))
+    assert command.startswith(f"python3: exec --bind {mounted} --pwd {tmp_path} --env PYTHON=python3 ")
+    assert all(f" --env {name}={folder} " in command for name, folder in caches.items())
+    assert f" --nv image.sif {clone}/" in command
+    assert all(Path(folder).is_dir() for folder in caches.values())  # else they could not be mounted
+
+
+def test_models_are_kept_where_the_user_says(clone: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "image.sif").touch()
+    path = f"{double(tmp_path, 'apptainer')}:/usr/bin:/bin"
+    environment = job(clone, PATH=path, CONTAINER="image.sif", HF_HOME=f"{tmp_path}/models")
+    done = run(clone / "scripts" / "slurm" / "search.sbatch", **environment)
+    assert done.returncode == 0, done.stderr
+    command = (tmp_path / "apptainer.log").read_text()
+    assert f",{tmp_path}/models," in command
+    assert f" --env HF_HOME={tmp_path}/models " in command
 
 
 def test_another_image_runs_in_enroot_through_pyxis(clone: Path, run: Run, tmp_path: Path) -> None:
@@ -139,7 +161,9 @@ def test_another_image_runs_in_enroot_through_pyxis(clone: Path, run: Run, tmp_p
     assert done.returncode == 0, done.stderr
     command = (tmp_path / "srun.log").read_text()
     assert "--container-image=org/image:1 " in command
-    assert f"--container-mounts={clone}:{clone},{tmp_path}:{tmp_path} " in command
+    assert f"--container-mounts={clone}:{clone},{tmp_path}:{tmp_path},{tmp_path}/home/.cache/huggingface:" in command
+    (names,) = [word for word in command.split() if word.startswith("--container-env=")]
+    assert {"HOME", "PYTHON", *CACHES} <= {*names.partition("=")[2].split(",")}
 
 
 @pytest.mark.parametrize(
