@@ -109,7 +109,10 @@ fi
 command -v sbatch >/dev/null || die "no sbatch on PATH; submit where SLURM is (without SLURM: scripts/run_full_search_fast.sh)"
 if [[ -z ${CONTAINER:-} ]]; then
   set_up run
-  [[ $kind == checkpoint ]] || read_settings_file "${rest[@]}"
+  if [[ $kind == search ]]; then
+    tool model_preparation.pair_facts search_options "${rest[@]}" >/dev/null || exit # not only after the queue
+    read_settings_file "${rest[@]}"
+  fi
   if [[ $file == *multinode* || ($file == */search* && ${given[--gpus]:-1} =~ (^|:)([2-9]|[1-9][0-9]+)$) || $GPUS == *,* ]] ||
     has_option "--gpus --cpu-workers --ray-address" "${IN_FILE[@]}" "${rest[@]}"; then
     set_up cluster # compute nodes may have no network
