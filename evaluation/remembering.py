@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import time
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.errors import EvaluationError, in_words
+from evaluation.errors import EvaluationError, in_words, is_of_the_disk
 from evaluation.journal import Journal
 from genetic_algorithm.evaluator import Answers, Evaluator
 from genetic_algorithm.layer_set import LayerSet
@@ -25,7 +24,6 @@ SLICE_QUESTIONS = 128
 ones leave several workers less to share out (benchmarks/scaling-2026-11.md)."""
 Group = tuple[NDArray[np.int64], list[LayerSet]]
 """Questions that are missing, and the sets that all lack them."""
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _log = logging.getLogger(__name__)
 
 
@@ -263,7 +261,7 @@ class Remembering:
             except StopIteration:
                 return
             except Exception as error:  # whatever one set does must not end a search of days
-                if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+                if is_of_the_disk(error):
                     raise
                 _let_go(error)
                 raise _InnerError(error) from error

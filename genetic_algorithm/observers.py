@@ -12,6 +12,7 @@ import logging
 import netrc
 import os
 import re
+import sysconfig
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -52,10 +53,12 @@ def require_packages(names: Sequence[str]) -> None:
     for name in names:
         lacking = [package for package in NEEDS[name] if not _is_installed(package)]
         if lacking:
-            raise SearchError(
-                f"--log-to {name} needs the package {lacking[0]}, which is not here; install it with: "
-                f"pip install {' '.join(lacking)}"
-            )
+            remedy = f"install it with: pip install {' '.join(lacking)}"
+            if not os.access(sysconfig.get_path("purelib"), os.W_OK):  # as in the image
+                remedy = (
+                    "this environment cannot be written, so leave --log-to out: report.html shows how the search goes"
+                )
+            raise SearchError(f"--log-to {name} needs the package {lacking[0]}, which is not here; {remedy}")
     mode = os.environ.get("WANDB_MODE") or "offline"
     if "wandb" in names and mode not in ("offline", "disabled", "dryrun") and not _has_wandb_key():
         raise SearchError(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import logging
 import os
 import platform
 import re
@@ -14,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from genetic_algorithm import result
 from genetic_algorithm.differences import differences, told
@@ -28,6 +30,7 @@ except ImportError:  # Windows: nothing then stops a second search in the same f
 
 FORMAT = 1
 _CONFIG = "config.json"
+_log = logging.getLogger(__name__)
 _TIMESTAMP = re.compile(r"[0-9A-Za-z_]{1,64}")
 
 
@@ -126,7 +129,7 @@ def peek(folder: Path, run: Mapping[str, Any]) -> tuple[RunPaths, dict[str, Any]
     document = _finished(paths)
     if document is not None:
         return paths, document
-    with paths.config.open("rb") as file:
+    with _lockable(paths.config) as file:
         _lock(file.fileno(), paths)  # that somebody holds it is told before models are loaded
     return None
 
@@ -277,8 +280,9 @@ def _finished(paths: RunPaths) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def _only_one(paths: RunPaths) -> Iterator[None]:
     """Hold the run for this process; the system lets go of it however the process ends."""
-    with paths.config.open("rb") as file:
-        _lock(file.fileno(), paths)
+    with _lockable(paths.config) as file:
+        if not _lock(file.fileno(), paths):
+            _log.warning("the disk of %s has no locks: see to it that no second search runs there", paths.folder)
         if os.fstat(file.fileno()).st_ino != os.stat(paths.config).st_ino:
             raise SearchError(f"another search has just begun in {paths.folder}; give the command again to follow it")
         paths.cluster.unlink(missing_ok=True)  # of a driver that was killed
@@ -289,19 +293,44 @@ def _only_one(paths: RunPaths) -> Iterator[None]:
             paths.holder.unlink(missing_ok=True)
 
 
-def _lock(descriptor: int, paths: RunPaths) -> None:
-    """Until the file is closed."""
+def _lockable(path: Path) -> BinaryIO:
+    """The open file. NFS locks only what is open for writing; on a volume that is read-only nobody writes."""
+    try:
+        return path.open("r+b")
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return path.open("rb")
+
+
+def _lock(descriptor: int, paths: RunPaths) -> bool:
+    """Until the file is closed; returns whether there are locks here.
+
+    Raises:
+        SearchError: if another holds it.
+    """
     if fcntl is None:
-        return
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise SearchError(
-            f"another search is running in {paths.folder}{_holder(paths.holder)}; wait for it, help it with --join, or "
-            "choose another --output-dir"
+            f"another search is running in {paths.folder}{_holder(paths.holder)}; wait for it, "
+            f"{_how_to_help(paths)}, or choose another --output-dir"
         ) from None
-    except OSError:
-        pass  # a file system without locks: the journal stays sound with several writers
+    except OSError:  # a file system without locks: the journal stays sound with several writers
+        return False
+    return True
+
+
+def _how_to_help(paths: RunPaths) -> str:
+    try:
+        told = json.loads(paths.cluster.read_text(encoding="utf-8"))
+        if told["loopback"] is False:
+            return "help it with --join"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return "stop it and start it with --listen and --gpus or --cpu-workers so that --join can help it"
 
 
 def _holder(path: Path) -> str:

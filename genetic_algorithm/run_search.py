@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     how = _in_language("nothing was written", "没有写入任何文件")
     with _sigterm_as_interrupt():
         try:
-            args = _parse(given)
+            args = parse(given)
             if args.join:
                 how = _in_language("the run goes on without this host", "搜索在其他主机上继续运行")
                 return wiring.join(args)
@@ -142,7 +142,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 143 if isinstance(stop, _Terminated) else 130
 
 
-def _parse(given: Sequence[str]) -> argparse.Namespace:
+def parse(given: Sequence[str]) -> argparse.Namespace:
+    """The flags of a search, checked as far as they tell by themselves, without a look at models or devices.
+
+    Raises:
+        SearchError: for flags that contradict one another, or need what is not installed.
+        SystemExit: for one that does not exist or a value that cannot be; the line is printed.
+    """
     from evaluation.entry import Parser
 
     args = settings.parse(_make_parser, Parser, given, os.environ)

@@ -2,6 +2,7 @@
 
     python -m model_preparation.pair_facts name --base ./my_llamba --donor ./my_llama
     python -m model_preparation.pair_facts settings --config mine.yaml
+    python -m model_preparation.pair_facts search_options --pair tiny --seed 3
 
 Where nothing names a pair it is the one that suits the GPU, whatever layers were extracted before.
 """
@@ -23,20 +24,30 @@ from models.pairs import Pair
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print one fact on one line; of `settings`, the flags that a file stands for, one a line."""
+    """Print one fact on one line; of `settings`, the flags that a file stands for, one a line.
+
+    `search_options` prints nothing: it refuses options that a search would refuse, before it waits in a queue.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["search_options"]:
+        from genetic_algorithm import run_search
+
+        run_search.parse(given[1:])
+        return 0
     parser = Parser(
         prog="pair_facts.py",
         description=(__doc__ or "").split("\n", 1)[0],
         examples=(
             "python -m model_preparation.pair_facts name --base ./my_llamba --donor ./my_llama",
             "python -m model_preparation.pair_facts settings --config mine.yaml",
+            "python -m model_preparation.pair_facts search_options --pair tiny --seed 3",
         ),
     )
     facts = {"name": _name, "donor": _donor, "one_layer": _one_layer, "unseen_questions": _unseen_questions}
-    parser.add_argument("fact", choices=(*facts, "settings"), help="which one")
+    parser.add_argument("fact", choices=(*facts, "settings", "search_options"), help="which one")
     add_pair_options(parser, otherwise="by the GPU")
     parser.add_argument("--config", type=Path, metavar="FILE", help="of which the settings are told")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(given)
     if arguments.fact == "settings":
         if arguments.config is None:
             parser.error("settings are those of a file; give --config FILE")

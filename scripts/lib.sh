@@ -147,10 +147,19 @@ take_lock() {
   [[ -z $PYTHON ]] || return 0 # an environment that is not ours to change
   python=$(find_python)
   exec 9>"$ROOT/.setup.lock" || die "cannot write in $ROOT; make it writable, or set PYTHON to a ready interpreter"
-  if ! "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null; then
-    say "another set-up is running here; waiting for it ..."
-    "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
-  fi
+  "$python" -c '
+import fcntl, sys
+
+for how in fcntl.LOCK_NB, 0:
+    try:
+        fcntl.flock(9, fcntl.LOCK_EX | how)
+        break
+    except BlockingIOError:
+        print("another set-up is running here; waiting for it ...", file=sys.stderr, flush=True)
+    except OSError as error:  # Lustre may be mounted without locks
+        print(f"the disk of this folder has no locks ({error.strerror}): start one set-up at a time", file=sys.stderr)
+        break
+'
 }
 release_lock() {
   [[ -n $PYTHON ]] || exec 9>&-

@@ -18,7 +18,8 @@ create_checkpoint.sbatch. Prints the job's number and how to follow it. What is 
   --cpus N           CPU cores on each node
   --mem M            memory on each node, as 64G
   --partition P, --account A, --qos Q, --job-name NAME, --dependency D      as for sbatch
-  --container IMAGE  FILE.sif through Apptainer; FILE.sqsh or an image's name through Enroot
+  --container IMAGE  FILE.sif through Apptainer; FILE.sqsh or an image's name through Enroot. Nothing is made ready then:
+                     the image has the environment, and models lie where HF_HOME and MODELSCOPE_CACHE say (SETUP.md)
 
 All other options, and all after --, go to the search (python -m genetic_algorithm.run_search --help) or to
 create_replaced_model_checkpoint.py. Relative paths are as seen from here;
@@ -108,7 +109,10 @@ fi
 command -v sbatch >/dev/null || die "no sbatch on PATH; submit where SLURM is (without SLURM: scripts/run_full_search_fast.sh)"
 if [[ -z ${CONTAINER:-} ]]; then
   set_up run
-  [[ $kind == checkpoint ]] || read_settings_file "${rest[@]}"
+  if [[ $kind == search ]]; then
+    tool model_preparation.pair_facts search_options "${rest[@]}" >/dev/null || exit # not only after the queue
+    read_settings_file "${rest[@]}"
+  fi
   if [[ $file == *multinode* || ($file == */search* && ${given[--gpus]:-1} =~ (^|:)([2-9]|[1-9][0-9]+)$) || $GPUS == *,* ]] ||
     has_option "--gpus --cpu-workers --ray-address" "${IN_FILE[@]}" "${rest[@]}"; then
     set_up cluster # compute nodes may have no network

@@ -153,6 +153,7 @@ class ClusterEvaluator:
 
         Raises:
             EvaluationError: when no worker is left and none can be started, or all die over what they are asked.
+            OSError: when a disk of a worker's host is full or has failed.
         """
         self._staff()
         tokens_Q = np.ones(self.num_questions) if self._facts.tokens is None else self._facts.tokens
@@ -172,7 +173,7 @@ class ClusterEvaluator:
                     self._hand_out(going)
                     yield waiting.popleft()
             self.failures |= going.failures
-        except EvaluationError:
+        except (EvaluationError, OSError):
             yield from waiting
             raise
         finally:

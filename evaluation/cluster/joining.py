@@ -91,8 +91,8 @@ def _check(cluster: Mapping[str, Any], options: ClusterOptions) -> None:
         raise EvaluationError(f"the run's Ray is {cluster['ray']}, that of this host is {here}; install the same")
     if cluster["loopback"]:
         raise EvaluationError(
-            f"the run can be reached from within {cluster['host']} alone; stop it and start it again with --listen "
-            f"{cluster['host']}: it goes on where it was"
+            f"the run can be reached from within {cluster['host']} alone; stop it and start it again with --listen and "
+            "an address of that host that others reach: it goes on where it was"
         )
 
 
@@ -109,8 +109,9 @@ def _help(path: Path, cluster: Mapping[str, Any], options: ClusterOptions) -> bo
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
     if options.listen:
         command += [f"--node-ip-address={options.listen}"]
-    # Ray's own folder here has the name of the driver's, and other nodes of this host may use it: it is left to Ray.
-    watch = reaper.start(mark, Path(tempfile.mkdtemp(prefix="ga_join_", dir=SHORT)))
+    folder = Path(tempfile.mkdtemp(prefix="ga_join_", dir=SHORT))
+    command += [f"--temp-dir={folder}"]  # else Ray makes one here that has the name of the driver's, and leaves it
+    watch = reaper.start(mark, folder)
     try:
         with tempfile.TemporaryFile("w+") as said:
             node = subprocess.Popen(

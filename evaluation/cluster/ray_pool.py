@@ -7,6 +7,7 @@ its token. Its daemons end with this process, however it ends (reaper.py).
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import logging
 import os
@@ -91,27 +92,42 @@ class RayPool:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._options, self._make = options, make
         self._workers: dict[int, Any] = {}
+        self._ray: Any = None
         self._watch: Any = None
         self._announced: Path | None = None
         self._before: dict[str, str | None] = {}
         try:
-            with _own_signals():
-                self._ray = self._connect()
+            self._connect()
         except BaseException:
             self.close()
             raise
 
-    def _connect(self) -> Any:
+    def _connect(self) -> None:
+        """On a busy machine Ray's daemons may come up too late: those of our own are given a second chance."""
+        with _own_signals():
+            if self._options.address is not None:
+                self._join(self._options.address)
+                return
+            try:
+                self._start()
+            except EvaluationError as error:
+                _log.warning("%s: that is done here, once", error)
+                self.close()
+                self._start()
+
+    def _join(self, address: str) -> None:
+        self._set(ENVIRONMENT)
+        import ray
+
+        self._ray = ray
+        try:
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
+        except Exception as error:
+            raise EvaluationError(f"--ray-address {address}: {in_words(error)}") from error
+
+    def _start(self) -> None:
         options = self._options
         self._set(ENVIRONMENT)
-        if options.address is not None:
-            import ray
-
-            try:
-                ray.init(address=options.address, log_to_driver=False, configure_logging=False)
-            except Exception as error:
-                raise EvaluationError(f"--ray-address {options.address}: {in_words(error)}") from error
-            return ray
         mark, self._token = secrets.token_hex(8), _token()
         self._folder = folder = Path(tempfile.mkdtemp(prefix="ga_ray_", dir=SHORT))
         self._set({reaper.MARK: mark, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self._token})
@@ -120,6 +136,7 @@ class RayPool:
         self._set({"CUDA_VISIBLE_DEVICES": visible_devices(options.gpus)} if options.gpus else {})
         import ray
 
+        self._ray = ray
         try:
             ray.init(
                 address="local",
@@ -133,20 +150,20 @@ class RayPool:
                 log_to_driver=False,
                 configure_logging=False,
             )
-        except Exception as error:  # on a busy machine its daemons come up too late
+        except Exception as error:
             raise EvaluationError(f"Ray does not start on this machine ({in_words(error)}); try again") from error
-        return ray
 
     def announce(self, path: Path) -> None:
         """Write where hosts can join, for this user's eyes only, until the pool is closed."""
         if self._options.address is not None:
             return
+        address = self._ray.get_runtime_context().gcs_address
         document = {
-            "address": self._ray.get_runtime_context().gcs_address,
+            "address": address,
             "token": self._token,
             "ray": metadata.version("ray"),
             "host": socket.gethostname(),
-            "loopback": self._options.listen is None,
+            "loopback": ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).is_loopback,
             "gpus": bool(self._options.gpus),
         }
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -182,8 +199,7 @@ class RayPool:
         _log.warning("Ray's daemon of this host died: Ray starts again, and all workers do")
         workers, announced = list(self._workers), self._announced
         self.close()
-        with _own_signals():
-            self._ray = self._connect()
+        self._connect()
         if announced is not None:
             self.announce(announced)
         for worker in workers:
@@ -235,9 +251,9 @@ class RayPool:
             return
         for worker in list(self._workers):
             self.dismiss(worker)
-        if (ray := getattr(self, "_ray", None)) is not None:
+        if self._ray is not None:
             with contextlib.suppress(Exception):
-                ray.shutdown()
+                self._ray.shutdown()
         if self._watch is not None:
             self._watch.stdin.close()
             self._watch.wait()

@@ -110,7 +110,11 @@ class Round:
         return None if second is None else self._give(second, worker)
 
     def replied(self, worker: int, given: Given, workers: int) -> Iterator[Piece]:
-        """Take a worker's reply; yields what is new in it."""
+        """Take a worker's reply; yields what is new in it.
+
+        Raises:
+            OSError: if a disk of its host is full or has failed, for which no set is to blame.
+        """
         task = self._running[worker]
         asked = {*task.part.sets}
         answered = {layers: answers for layers, answers in given.answers if layers in asked - task.answered}
@@ -124,12 +128,14 @@ class Round:
         since = task.since.pop(worker)
         if task.is_done:
             return  # another was faster
-        if given.error and task.since:
+        if given.error and task.since and given.disk is None:
             task.raised_on.add(worker)
             return  # another is at it, too
         if not given.error:
             self._price_done += task.part.price
             self._seconds_done += self._clock() - since
+        if given.disk is not None:
+            raise given.disk
         left = [layers for layers in task.part.sets if layers not in task.answered and layers not in self.failures]
         if left:
             self._raised(task, left, worker, given.error or "the evaluator gave no answer for it", workers)

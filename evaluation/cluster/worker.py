@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.errors import in_words
+from evaluation.errors import in_words, is_of_the_disk
 from genetic_algorithm import Answers, Evaluator, LayerSet
 from genetic_algorithm.differences import differences, told
 
@@ -60,6 +60,8 @@ class Given(NamedTuple):
     warnings: list[str]
     is_last: bool = True
     """Whether the worker is through with the part."""
+    disk: OSError | None = None
+    """That error, where a disk of the worker's host is full or has failed."""
 
 
 class Worker:
@@ -103,7 +105,7 @@ class Worker:
 
     def more(self) -> Given:
         """What else there is of what was asked last."""
-        given, error, until = list[tuple[LayerSet, Answers]](), "", math.inf
+        given, error, disk, until = list[tuple[LayerSet, Answers]](), "", None, math.inf
         with _collected() as lines:
             try:
                 for each in self._coming:
@@ -113,7 +115,10 @@ class Worker:
                         return Given(given, "", lines, is_last=False)
             except Exception as raised:  # told to the driver, which decides
                 error = in_words(raised)
-        return Given(given, error, lines)
+                if isinstance(raised, OSError) and is_of_the_disk(raised):
+                    where = f"{raised.filename or 'a disk'} of {socket.gethostname()}"
+                    disk = OSError(raised.errno, raised.strerror, where)
+        return Given(given, error, lines, disk=disk)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import pytest
 
 from evaluation.entry import run_tool
 from genetic_algorithm import observers, run_search
+from genetic_algorithm.errors import SearchError
 from genetic_algorithm.observers import Values
 from tests.genetic_algorithm.conftest import FACTORY, ROOT, SMALL, CommandLine
 
@@ -171,7 +172,7 @@ def test_they_are_closed_when_the_search_is_stopped(
     [
         (["--log-to", "wandb,mlflow"], {}, "'mlflow' is nothing to log to; known are wandb, tensorboard"),
         (["--log-to", " , "], {}, "' , ' is nothing to log to; known are wandb, tensorboard"),
-        (["--log-to", "tensorboard"], {}, "install it with: pip install no_such_package"),
+        (["--log-to", "tensorboard"], {}, "needs the package no_such_package, which is not here; "),
         (["--log-to", "wandb"], {"WANDB_MODE": "online"}, "there is no key for wandb; run `wandb login`"),
     ],
 )
@@ -193,6 +194,15 @@ def test_what_cannot_be_is_one_line_before_anything_is_loaded(
     assert told in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_where_nothing_can_be_installed_nobody_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the image, whose user is not root."""
+    monkeypatch.setitem(observers.NEEDS, "tensorboard", ("no_such_package",))
+    for can_write, told in ((True, "install it with: pip install no_such_package"), (False, "so leave --log-to out: ")):
+        monkeypatch.setattr(os, "access", lambda path, mode, can_write=can_write: can_write)
+        with pytest.raises(SearchError, match=told):
+            observers.require_packages(["tensorboard"])
 
 
 def test_a_folder_of_that_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

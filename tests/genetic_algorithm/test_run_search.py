@@ -343,14 +343,14 @@ def test_two_models_have_one_name_in_every_sitting(monkeypatch: pytest.MonkeyPat
     folder = ROOT / "models" / "tiny_pair"
     monkeypatch.chdir(folder)
     name = f"{folder}/base:hf:org/llama"
-    job = run_search._job(run_search._parse(["--base", "./base", "--donor", "hf:org/llama", "--gpu", "cpu"]))
+    job = run_search._job(run_search.parse(["--base", "./base", "--donor", "hf:org/llama", "--gpu", "cpu"]))
     assert (job.pair, job.run["evaluator"]["pair"]) == (name, name)
-    assert job.config == run_search._job(run_search._parse(["--pair", "llamba-8b", "--gpu", "cpu"])).config
+    assert job.config == run_search._job(run_search.parse(["--pair", "llamba-8b", "--gpu", "cpu"])).config
     monkeypatch.setenv("BASE", "base")
     monkeypatch.setenv("PAIR", "tiny")
-    mixed = run_search._job(run_search._parse(["--gpu", "cpu"]))
+    mixed = run_search._job(run_search.parse(["--gpu", "cpu"]))
     assert mixed.pair == f"{folder}/base:tiny/donor"
-    assert mixed.config == run_search._job(run_search._parse(["--pair", "tiny", "--gpu", "cpu"])).config
+    assert mixed.config == run_search._job(run_search.parse(["--pair", "tiny", "--gpu", "cpu"])).config
     resume = arguments.resume_command("python", ["--seed", "1"], mixed.pair, Path("run"))
     assert resume[-6:] == ["--seed", "1", "--pair", mixed.pair, "--output-dir", "run"]
     assert "--pair" not in arguments.resume_command("python", ["--base=base", "--donor", "x"], name, Path("run"))

@@ -173,6 +173,23 @@ def test_two_set_ups_take_turns(clone: Path, run: Run) -> None:
     first.stdout.close()
 
 
+@pytest.mark.parametrize("error", ["ENOSYS", "EOPNOTSUPP", "ENOLCK"])
+def test_on_a_disk_without_locks_it_goes_on(error: str, clone: Path, run: Run, bare: Path, tmp_path: Path) -> None:
+    """As on Lustre that is mounted without flock."""
+    (tmp_path / "double").mkdir()
+    code = f"""import errno, fcntl
+def flock(descriptor, operation):
+    raise OSError(errno.{error}, "no such thing")
+fcntl.flock = flock
+"""
+    (tmp_path / "double" / "sitecustomize.py").write_text(code)
+    write_program(bare / "python3", f'#!/bin/sh\nPYTHONPATH="{tmp_path}/double" exec "{sys.executable}" "$@"\n')
+    done = run(*lib(clone, "take_lock; echo taken; release_lock"), PATH=f"{bare}:/usr/bin:/bin")
+    assert (done.returncode, done.stdout) == (0, "taken\n")
+    said = "the disk of this folder has no locks (no such thing): start one set-up at a time\n"
+    assert done.stderr == said
+
+
 def test_settings_come_from_the_environment_before_the_file(clone: Path, run: Run) -> None:
     code = 'echo "$CONDA_ENV|$GPUS|$VENV|$OMP_WAIT_POLICY"'
     assert run(*lib(clone, code)).stdout.strip() == f"ga_layer_search|auto|{clone}/.venv|PASSIVE"

@@ -9,12 +9,18 @@ import pytest
 from .conftest import Run, only, write_program
 from .test_launching import modules_run
 
+CACHES = {"HF_HOME": "huggingface", "MODELSCOPE_CACHE": "modelscope", "GA_CACHE_DIR": "ga_layer_search"}
 FILES = ["search.sbatch", "search_multinode.sbatch", "create_checkpoint.sbatch"]
 
 
 def job(clone: Path, **environment: str) -> dict[str, str]:
     """What SLURM tells a job."""
-    return {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "ga", "SLURM_SUBMIT_DIR": str(clone), "PAIR": "tiny"} | environment
+    unset = {"XDG_CACHE_HOME": "", "HOME": str(clone.parent / "home"), **dict.fromkeys(CACHES, "")}
+    return (
+        unset
+        | {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "ga", "SLURM_SUBMIT_DIR": str(clone), "PAIR": "tiny"}
+        | environment
+    )
 
 
 def test_a_job_searches_in_a_folder_of_its_number(clone: Path, run: Run, recorder: Path, tmp_path: Path) -> None:
@@ -27,7 +33,12 @@ def test_a_job_searches_in_a_folder_of_its_number(clone: Path, run: Run, recorde
 
 
 @pytest.mark.parametrize(
-    ("given", "folder", "seed"), [([], "results/slurm_5_3", "3"), (["--output-dir", "a b", "--seed=9"], "a b_3", None)]
+    ("given", "folder", "seed"),
+    [
+        ([], "results/slurm_5_3", "3"),
+        (["--output-dir", "a b", "--seed=9"], "a b_3", None),
+        (["--output-dir=a b/"], "a b_3", "3"),
+    ],
 )
 def test_each_task_of_an_array_has_its_seed_and_its_folder(
     given: list[str], folder: str, seed: str | None, clone: Path, run: Run, recorder: Path, tmp_path: Path
@@ -38,7 +49,7 @@ def test_each_task_of_an_array_has_its_seed_and_its_folder(
     (search,) = modules_run(tmp_path)
     assert search[-1] == (folder if given else str(clone / folder))
     seeds = [word for word in search if word.startswith("--seed")]
-    assert seeds[-1] == ("--seed=9" if given else "--seed")
+    assert seeds[-1] == ("--seed=9" if seed is None else "--seed")
     assert seed is None or search[search.index("--seed") + 1] == seed
 
 
@@ -64,6 +75,27 @@ def test_the_search_gets_the_gpus_that_slurm_gave(
     (search,) = modules_run(tmp_path)
     devices = [i for i, word in enumerate(search) if word.startswith("--gpu")]
     assert [" ".join(search[i : i + 2]) for i in devices] == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("known_by_name", "addresses", "listens"),
+    [
+        ("10.0.0.7", "192.0.2.7 fd00::7", "10.0.0.7"),
+        ("127.0.1.1", "192.0.2.7 fd00::7", "192.0.2.7"),  # as Debian has a host's own name in /etc/hosts
+        ("127.0.1.1", "", "127.0.1.1"),
+    ],
+)
+def test_the_first_of_several_nodes_listens_where_others_reach_it(
+    known_by_name: str, addresses: str, listens: str, clone: Path, run: Run, tmp_path: Path
+) -> None:
+    path = double(tmp_path, "srun")
+    says = {"scontrol": "NodeName=n1 NodeAddr=n1 Port=1", "getent": f"{known_by_name} STREAM n1", "hostname": addresses}
+    for name, line in says.items():
+        write_program(path / name, f"#!/bin/sh\necho '{line}'\n")
+    environment = job(clone, PATH=f"{path}:/usr/bin:/bin", SLURM_NNODES="2", SLURMD_NODENAME="n1")
+    done = run(clone / "scripts" / "slurm" / "search_multinode.sbatch", **environment)
+    assert done.returncode == 0, done.stderr
+    assert f" search {listens} {clone}/scripts/" in (tmp_path / "srun.log").read_text()
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -104,7 +136,23 @@ def test_a_sif_runs_in_apptainer(clone: Path, run: Run, tmp_path: Path) -> None:
     done = run(clone / "scripts" / "slurm" / "search.sbatch", CUDA_VISIBLE_DEVICES="0", **environment)
     assert done.returncode == 0, done.stderr
     command = (tmp_path / "apptainer.log").read_text()
-    assert command.startswith(f"python3: exec --bind {clone},/data,{tmp_path} --pwd {tmp_path} --nv image.sif {clone}/")
+    caches = {name: f"{tmp_path}/home/.cache/{folder}" for name, folder in CACHES.items()}
+    mounted = ",".join((str(clone), "/data", str(tmp_path), *caches.values()))
+    assert command.startswith(f"python3: exec --bind {mounted} --pwd {tmp_path} --env PYTHON=python3 ")
+    assert all(f" --env {name}={folder} " in command for name, folder in caches.items())
+    assert f" --nv image.sif {clone}/" in command
+    assert all(Path(folder).is_dir() for folder in caches.values())  # else they could not be mounted
+
+
+def test_models_are_kept_where_the_user_says(clone: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "image.sif").touch()
+    path = f"{double(tmp_path, 'apptainer')}:/usr/bin:/bin"
+    environment = job(clone, PATH=path, CONTAINER="image.sif", HF_HOME=f"{tmp_path}/models")
+    done = run(clone / "scripts" / "slurm" / "search.sbatch", **environment)
+    assert done.returncode == 0, done.stderr
+    command = (tmp_path / "apptainer.log").read_text()
+    assert f",{tmp_path}/models," in command
+    assert f" --env HF_HOME={tmp_path}/models " in command
 
 
 def test_another_image_runs_in_enroot_through_pyxis(clone: Path, run: Run, tmp_path: Path) -> None:
@@ -113,7 +161,9 @@ def test_another_image_runs_in_enroot_through_pyxis(clone: Path, run: Run, tmp_p
     assert done.returncode == 0, done.stderr
     command = (tmp_path / "srun.log").read_text()
     assert "--container-image=org/image:1 " in command
-    assert f"--container-mounts={clone}:{clone},{tmp_path}:{tmp_path} " in command
+    assert f"--container-mounts={clone}:{clone},{tmp_path}:{tmp_path},{tmp_path}/home/.cache/huggingface:" in command
+    (names,) = [word for word in command.split() if word.startswith("--container-env=")]
+    assert {"HOME", "PYTHON", *CACHES} <= {*names.partition("=")[2].split(",")}
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,26 @@ def test_it_makes_ready_submits_and_tells_how_to_follow(clone: Path, run: Run, r
     assert f"tail -F {tmp_path}/slurm-12_*.out" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--pair tiny --generatoins 3", "unrecognized arguments: --generatoins 3; the nearest is --generations"),
+        ("--pair tiny --generations many", "argument --generations: invalid int value: 'many'"),
+        ("-- --pair tiny --array 0-4", "unrecognized arguments: --array 0-4"),
+        ("--pair tiny --log-to wanb", "--log-to"),
+    ],
+)
+def test_what_the_search_would_refuse_does_not_wait_in_the_queue(
+    given: str, message: str, clone: Path, run: Run, recorder: Path, tmp_path: Path
+) -> None:
+    settings = {"PATH": fake_sbatch(tmp_path), "PYTHON": str(recorder)}
+    done = run(clone / "scripts" / "submit.sh", *shlex.split(given), **settings)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert message in done.stderr
+    assert not (tmp_path / "submitted").exists()
+    assert modules_run(tmp_path) == []  # no model was fetched for it
+
+
 def test_what_sbatch_refuses_is_told_as_it_is(clone: Path, run: Run, recorder: Path, tmp_path: Path) -> None:
     done = run(clone / "scripts" / "submit.sh", "--partition", "bad", PATH=fake_sbatch(tmp_path), PYTHON=str(recorder))
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "sbatch: error: no such partition\n")

@@ -100,6 +100,9 @@ def test_a_host_helps_until_the_run_is_over(
     words = node.read_text().splitlines()
     assert "--address=10.0.0.1:6379" in words
     assert "--num-cpus=3" in words
+    (own,) = [word.partition("=")[2] for word in words if word.startswith("--temp-dir=")]
+    assert Path(own).name.startswith("ga_join_")
+    assert not Path(own).exists()
     assert words[-1] == "token 5f"
     assert capsys.readouterr().err.splitlines()[-1] == f"run_search: the run in {run} is over"
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -147,3 +148,28 @@ def test_a_search_comes_to_the_same_result_though_workers_are_killed(
 
         assert searched(evaluator, tmp_path / "journal", each) == alone
     assert kills > 5
+
+
+def test_a_full_disk_of_a_worker_ends_the_search_and_counts_against_no_set(tmp_path: Path) -> None:
+    """As in one process; once there is room again it goes on."""
+
+    class Full(Slow):
+        is_full = True
+
+        def answers(self, batch, questions):
+            for layers in batch:
+                if layers == BAD and self.is_full:
+                    raise OSError(errno.ENOSPC, "No space left on device", "/scratch/file")
+                yield from super().answers([layers], questions)
+
+    sets, path = [*population(6), BAD], tmp_path / "journal.jsonl"
+    with cluster(lambda worker: Full(), 2) as (evaluator, _):
+        with pytest.raises(OSError, match="/scratch/file of ") as told:
+            dict(remembering(evaluator, path).answers(sets, ALL))
+        assert told.value.errno == errno.ENOSPC
+        assert not evaluator.failures
+    Full.is_full = False
+    with cluster(lambda worker: Full(), 2) as (evaluator, _):
+        again = remembering(evaluator, path)
+        assert set(dict(again.answers(sets, ALL))) == set(sets)
+        assert not again.failed
