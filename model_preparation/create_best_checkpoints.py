@@ -1,4 +1,4 @@
-"""Makes checkpoints of the best layer sets: those known of a pair, or the best per layer count that a search found.
+"""Makes checkpoints of layer sets: those known of a pair to be good, or the best per layer count that a search found.
 
     cd model_preparation && ./create_best_checkpoints.sh
     python -m model_preparation.create_best_checkpoints --from-result results/real_1/search_result_1.json
@@ -139,7 +139,7 @@ def folder_name(pair: Pair) -> str:
 
 
 def known_best(pair: Pair) -> list[Wanted]:
-    """The best known layer sets of a pair.
+    """The layer sets of a pair that are known to be good.
 
     Raises:
         ModelError: none is known.

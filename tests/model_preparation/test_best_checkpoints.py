@@ -71,7 +71,8 @@ def test_the_published_sets_have_the_names_and_scores_of_the_guide() -> None:
     pair = get_pair("llamba-8b")
     assert folder_name(pair) == "llamba"
     wanted = {one.layers: dict(zip(one.options[-4::2], one.options[-3::2], strict=True)) for one in known_best(pair)}
-    assert list(wanted) == [(17,), (13, 17), (13, 16, 17), (11, 13, 17, 21), (10, 14, 17, 30)]
+    assert {(17,), (13, 17), (11, 13, 17), (13, 16, 17), (11, 13, 17, 29), (11, 13, 17, 21)} <= set(wanted)
+    assert wanted[11, 13, 17]["--score"] == "0.589"
     assert wanted[11, 13, 17, 21]["--score"] == "0.57"
 
 
