@@ -69,15 +69,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         pair = chosen_pair(arguments)
         wanted = known_best(pair)
     shared = ["--pair", pair.name, "--llama_layers_dir", str(arguments.llama_layers_dir or _fetch(pair, wanted))]
-    shared += ["--formats", arguments.formats] if arguments.formats else []
     shared += ["--force"] if arguments.force else []
-    names: dict[str, list[str]] = {"made": [], "kept": [], "failed": []}
-    for one in wanted:
-        name = f"{folder_name(pair)}_replaced_{'_'.join(map(str, one.layers))}"
-        target = arguments.output_dir / name
-        if not arguments.force and _is_there(target, pair, one.layers, arguments.formats):
-            names["kept"].append(name)
-            continue
+    places = {
+        arguments.output_dir / f"{folder_name(pair)}_replaced_{'_'.join(map(str, one.layers))}": one for one in wanted
+    }
+    kept = [
+        target
+        for target, one in places.items()
+        if not arguments.force and _is_there(target, pair, one.layers, arguments.formats)
+    ]
+    names: dict[str, list[str]] = {"made": [], "kept": [target.name for target in kept], "failed": []}
+    missing = {target: one for target, one in places.items() if target not in kept}
+    shared += ["--formats", arguments.formats or _formats(pair, arguments.output_dir, len(missing))] if missing else []
+    for target, one in missing.items():
+        name = target.name
         code = run_tool(name, create, [*shared, *one.options, "--output_dir", str(target)])
         if code == _INTERRUPTED:
             return code
@@ -97,6 +102,15 @@ def _fetch(pair: Pair, wanted: Sequence[Wanted]) -> Path:
     folder = donor_folder(pair, layers)
     is_there = folder != default_layers_dir() or all(layer_file(folder, i).is_file() for i in layers)
     return folder if is_there else locate(pair, "donor")
+
+
+def _formats(pair: Pair, folder: Path, count: int) -> str:
+    """Formats for which the disk has room in all checkpoints to be made, so that none takes the room of another."""
+    from model_preparation.checkpoints.writing import formats_with_room
+    from models.weights import tensor_files
+
+    files = set(tensor_files(locate(pair, "base")).values())
+    return ",".join(formats_with_room(folder, sum(path.stat().st_size for path in files), count=count))
 
 
 def _is_there(target: Path, pair: Pair, layers: tuple[int, ...], formats: str | None) -> bool:
@@ -207,7 +221,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="the donor's extracted layers, or a Llama folder [extracted_llama_layers, else the donor itself]",
     )
-    add("--formats", metavar="LIST", help="of safetensors,state_dict,model [all for weights up to 4 GB]")
+    add("--formats", metavar="LIST", help="of safetensors,state_dict,model [all, or those the disk has room for]")
     add("--force", action="store_true", help="make those again that are there")
     return parser.parse_args(argv)
 

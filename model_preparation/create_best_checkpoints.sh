@@ -16,7 +16,7 @@ A checkpoint that is there is kept. Where one cannot be made the others still ar
                           llamba-8b with a GPU of 24 GB or more, else tiny]
   --output_dir DIR        [model_checkpoints]
   --llama_layers_dir DIR  the donor's extracted layers [extracted_llama_layers, else the donor itself]
-  --formats LIST          of safetensors,state_dict,model [all for weights up to 4 GB, else safetensors]
+  --formats LIST          of safetensors,state_dict,model [all, or those that the disk has room for]
   --force                 make those again that are there
 
 examples:

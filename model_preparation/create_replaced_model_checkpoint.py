@@ -196,7 +196,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--formats",
         type=lambda text: [part.strip() for part in text.split(",") if part.strip()],
         metavar="LIST",
-        help="of safetensors,state_dict,model [all for weights up to 4 GB, else safetensors]",
+        help="of safetensors,state_dict,model [all, or those that the disk has room for]",
     )
     add("--dtype", choices=("bfloat16", "float16", "float32"), help="of the weights [the base's]")
     add("--force", action="store_true", help="replace the checkpoint that the output folder holds")
