@@ -40,7 +40,7 @@ def pytest_collection() -> Iterator[None]:
 
 
 long_one = pytest.mark.skipif(
-    os.environ.get("GA_INTEGRATION") != "1", reason="takes long, and others test the like; set GA_INTEGRATION=1 for it"
+    os.environ.get("GA_INTEGRATION") != "1", reason="takes long; set GA_INTEGRATION=1 for it (CONTRIBUTING.md)"
 )
 """Of tests that the checks of every day leave out."""
 
