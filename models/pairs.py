@@ -70,16 +70,16 @@ class Source:
         path = Path(os.path.expanduser(text))
         name, _, role = text.partition("/")
         if role in ("base", "donor") and name in PAIRS:
-            if path.exists():
+            if os.path.exists(path):
                 pair = f"the {role} of the pair {name}"
                 raise ModelError(
                     f"{text!r} is {pair} and also a folder here; write ./{text}, or run elsewhere for {pair}"
                 )
             return PAIRS[name].base if role == "base" else PAIRS[name].donor
-        if text and path.is_dir():
+        if text and os.path.isdir(path):  # False for what can be no path, too, as a name that is too long
             folder = str(path.resolve())
             return cls(spelling=folder, folder=folder)
-        if text and path.is_file():
+        if text and os.path.isfile(path):
             raise ModelError(f"{text!r} is a file; give the folder it lies in")
         found = _HUB_ID.fullmatch(text)
         if found is None:

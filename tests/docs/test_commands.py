@@ -2,8 +2,8 @@
 
 Every run of the tests sees that each command is understood: the file exists, and the tool's own parser takes the words.
 With GA_INTEGRATION=1 the documents are walked, too, in a copy of the project, block by block, which takes minutes; less
-what cannot run here (a hub, a GPU, SLURM, docker) or makes an environment. A document in another language holds the same
-commands (test_translations.py), the one page only commands of the guide.
+what cannot run here (a hub, a GPU, SLURM, docker) or makes an environment. A document in another language holds the
+same commands (test_translations.py), the one page only commands of the guide.
 """
 
 from __future__ import annotations
