@@ -130,9 +130,8 @@ def examine(
     chosen: DType = dtype or ("float32" if device.type == "cpu" else "bfloat16")
     kernels, warnings = _kernels(device, getattr(torch, chosen))
     is_plain = kernels == PlainKernels.name
-    sizes, shapes = None, []
-    if (folders := _folders(pair, locate)) is not None:
-        sizes, shapes = _sizes(*folders, getattr(torch, chosen).itemsize, problems, fused=not is_plain)
+    folders, itemsize = _folders(pair, locate), getattr(torch, chosen).itemsize
+    sizes, shapes = _sizes(*folders, itemsize, problems, fused=not is_plain) if folders else (None, [])
     plan = None
     if sizes is not None:
         try:
