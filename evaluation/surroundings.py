@@ -49,12 +49,12 @@ class Finding:
         return f"{self.name} missing ({self.brings}); {self.command}"
 
 
-def look(root: Path, *, several_workers: bool = False) -> list[Finding]:
+def look(root: Path) -> list[Finding]:
     """Programs, packages and disks of this machine."""
     programs = [_program(*program) for program in _PROGRAMS]
     with ThreadPoolExecutor() as pool:  # each asks a program for its version
         found = list(pool.map(_told, programs))
-    return [_python(), *_packages(several_workers=several_workers), *found, *disks(root)]
+    return [_python(), *_packages(), *found, *disks(root)]
 
 
 def table(findings: Sequence[Finding]) -> str:
@@ -120,14 +120,14 @@ _PACKAGES = (
 )
 
 
-def _packages(*, several_workers: bool) -> list[Finding]:
+def _packages() -> list[Finding]:
     found = []
     for name, brings, command, is_needed in _PACKAGES:
         try:
             version: str | None = metadata.version(name)
         except metadata.PackageNotFoundError:
             version = None
-        found.append(Finding(name, version, brings, command, is_needed or (name == "ray" and several_workers)))
+        found.append(Finding(name, version, brings, command, is_needed))
     return found
 
 
