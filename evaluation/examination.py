@@ -21,7 +21,7 @@ from evaluation.devices import check_gpu, device_name
 from evaluation.errors import EvaluationError
 from evaluation.forecast import Pace, forecast, matrix_rate, measured
 from evaluation.memory import MemoryPlan, Sizes, choose_plan, matrix_shapes, read_machine, sizes_of
-from evaluation.surroundings import Finding, table
+from evaluation.surroundings import TRITON, Finding, table
 from models.errors import ModelError
 from models.loading import check_pair, read_llama_config, read_llamba_config
 from models.packed.choose import choose_kernels
@@ -203,7 +203,7 @@ def _why_plain(
     if not is_plain:
         return None, None
     if find_spec("triton") is None:
-        return "triton is not installed; pip install triton", BRINGS["triton"]
+        return f"triton is not installed; {TRITON}", BRINGS["triton"]
     return warnings[0] if warnings else "triton is installed but does not run on this GPU", BRINGS["triton"]
 
 

@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from evaluation.surroundings import interpreter
 from model_preparation import hubs
 from models.errors import ModelError
 from models.pairs import PAIRS, Pair, Role, Source, default_pair, get_pair, named_pair
@@ -229,8 +230,8 @@ def _locate(source: Source, what: str, options: list[str], download: bool) -> Pa
         if found := hubs.cached(model):
             return found
     if not download:
-        command = shlex.join(["python", "-m", "model_preparation.modelscope_utils", *options])
-        raise ModelError(f"{what} is not on this machine; download it with: {command}")
+        command = shlex.join(["-m", "model_preparation.modelscope_utils", *options])
+        raise ModelError(f"{what} is not on this machine; download it with: {interpreter()} {command}")
     answers = []
     for model in source.hubs:
         try:

@@ -18,6 +18,7 @@ from evaluation import doctor, examination
 from evaluation.entry import run_tool
 from evaluation.errors import EvaluationError
 from evaluation.memory import Machine, Sizes
+from evaluation.surroundings import TRITON, interpreter
 from model_preparation.hubs import reach
 from models.errors import ModelError
 from models.pairs import PAIRS, Pair
@@ -81,7 +82,7 @@ def test_models_that_are_not_here_are_the_reason_and_nothing_is_downloaded(capsy
     assert told[-1].startswith(
         "a search cannot run: base missing (a search of the pair hf:nobody/no-base:hf:nobody/no-"
     )
-    assert "download it with: python -m model_preparation.modelscope_utils" in told[-1]
+    assert f"download it with: {interpreter()} -m model_preparation.modelscope_utils" in told[-1]
     assert any(line.startswith("scan and mixer") for line in told)
 
 
@@ -237,7 +238,7 @@ def test_triton_that_does_not_run_is_told_with_the_reason_that_was_logged(gpu: G
 
 def test_triton_that_is_not_installed_is_told(gpu: Gpu) -> None:
     gpu.kernels, gpu.installed = "plain PyTorch", False
-    assert part(gpu.report(), "norm and SwiGLU").missing == "triton is not installed; pip install triton"
+    assert part(gpu.report(), "norm and SwiGLU").missing == f"triton is not installed; {TRITON}"
 
 
 def test_an_older_gpu_has_no_fp8(gpu: Gpu) -> None:
