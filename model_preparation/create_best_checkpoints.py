@@ -23,8 +23,8 @@ if not __package__:  # run as a file: the project is the folder above
 from evaluation.entry import Parser, become_tool, run_tool
 from model_preparation.checkpoints.info import read_info
 from model_preparation.checkpoints.verification import check_there
+from model_preparation.create_replaced_model_checkpoint import create_one as create
 from model_preparation.create_replaced_model_checkpoint import donor_folder
-from model_preparation.create_replaced_model_checkpoint import main as create
 from model_preparation.search_results import search_result
 from model_preparation.sources import add_pair_options, chosen_pair, default_layers_dir, locate
 from models.errors import ModelError

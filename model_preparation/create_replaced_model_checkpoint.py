@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evaluation.entry import Parser
+from evaluation.entry import Parser, last_line
 from model_preparation.options import layer
 from model_preparation.search_results import search_result
 from model_preparation.sources import add_pair_options, chosen_pair, default_layers_dir, locate, read_metadata
@@ -32,7 +33,15 @@ _HOLDOUT = ("holdout_accuracy", "holdout_standard_error", "holdout_questions")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; see the top of this file. The last line printed is JSON."""
+    """The command line; see the top of this file. The last line on stdout is JSON."""
+    code = create_one(argv)
+    test = f"python model_preparation/test_checkpoint.py --checkpoint {shlex.quote(str(_parse(argv).output_dir))}"
+    last_line(f"test it with: {test}", f"测试这个 checkpoint：{test}")
+    return code
+
+
+def create_one(argv: Sequence[str] | None = None) -> int:
+    """The command line without the line that says what comes next."""
     arguments = _parse(argv)
     found = read_result(arguments.from_result, arguments.rank) if arguments.from_result else None
     if (found is None) == (arguments.layers is None):
