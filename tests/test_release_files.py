@@ -37,6 +37,16 @@ def test_the_citation_has_what_its_schema_asks_for() -> None:
     assert all(citation[key] for key in ("message", "title", "authors"))
 
 
+def test_the_authors_are_the_same_everywhere() -> None:
+    project = [one["name"] for one in tomllib.loads(text("pyproject.toml"))["project"]["authors"]]
+    cited = [
+        one.get("name") or f"{one['given-names']} {one['family-names']}"
+        for one in yaml.safe_load(text("CITATION.cff"))["authors"]
+    ]
+    assert project == cited
+    assert f"Copyright (c) 2025 {' and '.join(project)}\n" in text("LICENSE")
+
+
 def test_every_variable_that_tests_read_is_told() -> None:
     read = {
         name
