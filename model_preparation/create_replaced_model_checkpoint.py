@@ -193,7 +193,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--output_dir", "--output-dir", type=Path, required=True, metavar="DIR", help="folder to make")
     add("--description", default="", help="a sentence for checkpoint_info.json and the model card")
     add("--score", type=_accuracy, metavar="X", help="MMLU accuracy, 0 to 1, to be noted in the checkpoint")
-    add(
+    add_ingredients(parser)
+    add("--dtype", choices=("bfloat16", "float16", "float32"), help="of the weights [the base's]")
+    add("--force", action="store_true", help="replace the checkpoint that the output folder holds")
+    add("--resume", action="store_true", help="insist on going on with what an interrupted run of this left")
+    add("--gpu", metavar="N", help="taken for compatibility; building needs no GPU")
+    return parser.parse_args(argv)
+
+
+def add_ingredients(parser: argparse.ArgumentParser) -> None:
+    """Add what every tool that makes checkpoints takes: which models, where their layers are, which formats."""
+    parser.add_argument(
         "--llama_layers_dir",
         "--llama-layers-dir",
         type=Path,
@@ -201,17 +211,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the donor's extracted layers, or a Llama folder [extracted_llama_layers, else the donor itself]",
     )
     add_pair_options(parser)
-    add(
+    parser.add_argument(
         "--formats",
         type=lambda text: [part.strip() for part in text.split(",") if part.strip()],
         metavar="LIST",
         help="of safetensors,state_dict,model [all, or those that the disk has room for]",
     )
-    add("--dtype", choices=("bfloat16", "float16", "float32"), help="of the weights [the base's]")
-    add("--force", action="store_true", help="replace the checkpoint that the output folder holds")
-    add("--resume", action="store_true", help="insist on going on with what an interrupted run of this left")
-    add("--gpu", metavar="N", help="taken for compatibility; building needs no GPU")
-    return parser.parse_args(argv)
 
 
 def _accuracy(text: str) -> float:
