@@ -17,6 +17,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -93,12 +94,19 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     add("--delay", type=float, default=3.0, metavar="S", help=text)
     add("--evaluator", default="chaos_evaluators:tiny", metavar="MODULE:FACTORY", help="[%(default)s]")
     add("--folder", type=Path, help="for both runs; an undisturbed one that is there is taken [a new one]")
-    add("--listen", default="127.0.0.1", help="address of the driver [%(default)s]")
+    add("--listen", default=own_address(), help="address of the driver [%(default)s]")
     args, search = parser.parse_known_args(argv)
     if args.kills < 0 or args.hosts < 1:
         parser.error(f"--kills {args.kills} --hosts {args.hosts}: no kills and one host are the least")
     args.folder = (args.folder or Path(tempfile.mkdtemp(prefix="chaos_"))).absolute()
     return args, search or ["--preset", "tiny", "--max-passes", "16"]
+
+
+def own_address() -> str:
+    """The first of this machine at which others reach it."""
+    addresses = (each for interface in psutil.net_if_addrs().values() for each in interface)
+    numbers = (each.address for each in addresses if each.family == socket.AF_INET)
+    return next((number for number in numbers if not number.startswith("127.")), "127.0.0.1")
 
 
 def command(args: argparse.Namespace, folder: Path) -> list[str]:

@@ -95,8 +95,10 @@ def last_line(english: str, chinese: str) -> None:
 
 
 def in_language(english: str, chinese: str) -> str:
-    """The one of two texts that the locale's user reads, where a script runs this; else the English one."""
-    return chinese if os.environ.get("GA_LANGUAGE") == "zh" else english
+    """The one of two texts that the user reads: in the language of the script that runs this, else of the locale."""
+    names = ("GA_LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")  # as scripts/lib.sh reads them
+    language = next(filter(None, map(os.environ.get, names)), "")
+    return chinese if language.startswith("zh") else english
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

@@ -21,7 +21,7 @@ from evaluation.devices import check_gpu, device_name
 from evaluation.errors import EvaluationError
 from evaluation.forecast import Pace, forecast, matrix_rate, measured
 from evaluation.memory import MemoryPlan, Sizes, choose_plan, matrix_shapes, read_machine, sizes_of
-from evaluation.surroundings import Finding, table
+from evaluation.surroundings import TRITON, Finding, table
 from models.errors import ModelError
 from models.loading import check_pair, read_llama_config, read_llamba_config
 from models.packed.choose import choose_kernels
@@ -114,7 +114,8 @@ def examine(
     Args:
         pair: The models.
         gpu: `auto`, `cpu` or a number.
-        locate: Finds a model's folder without the network, or raises a ModelError.
+        locate: Finds a model's folder without the network, or raises a ModelError where it is not here; that is no
+            problem yet, as a hub may have it: `model_preparation.readiness` tells.
         dtype: Of weights and activations; None for what suits the device.
         memory: Where the donor's layers are to be.
         mmlu_dir: Local folder of MMLU.
@@ -129,7 +130,8 @@ def examine(
     chosen: DType = dtype or ("float32" if device.type == "cpu" else "bfloat16")
     kernels, warnings = _kernels(device, getattr(torch, chosen))
     is_plain = kernels == PlainKernels.name
-    sizes, shapes = _sizes(pair, locate, getattr(torch, chosen).itemsize, problems, fused=not is_plain)
+    folders, itemsize = _folders(pair, locate), getattr(torch, chosen).itemsize
+    sizes, shapes = _sizes(*folders, itemsize, problems, fused=not is_plain) if folders else (None, [])
     plan = None
     if sizes is not None:
         try:
@@ -201,7 +203,7 @@ def _why_plain(
     if not is_plain:
         return None, None
     if find_spec("triton") is None:
-        return "triton is not installed; pip install triton", BRINGS["triton"]
+        return f"triton is not installed; {TRITON}", BRINGS["triton"]
     return warnings[0] if warnings else "triton is installed but does not run on this GPU", BRINGS["triton"]
 
 
@@ -241,15 +243,21 @@ def _memory(plan: MemoryPlan | None, pair: Pair, *, is_asked: bool) -> Part:
     return Part("memory", path, f"room for {plan.asked_tokens:,} tokens at a time" if fewer else None)
 
 
+def _folders(pair: Pair, locate: Callable[[Pair, Any], Path]) -> tuple[Path, Path] | None:
+    try:
+        return locate(pair, "base"), locate(pair, "donor")
+    except ModelError:
+        return None
+
+
 def _sizes(
-    pair: Pair, locate: Callable[[Pair, Any], Path], itemsize: int, problems: list[str], *, fused: bool
+    base_folder: Path, donor_folder: Path, itemsize: int, problems: list[str], *, fused: bool
 ) -> tuple[Sizes | None, list[tuple[int, int]]]:
     """Sizes and the shapes of a layer's matrices, from the models' folders; what is wrong with them is a problem."""
     try:
-        folders = [locate(pair, "base"), locate(pair, "donor")]
-        base, donor = read_llamba_config(folders[0]), read_llama_config(folders[1])
+        base, donor = read_llamba_config(base_folder), read_llama_config(donor_folder)
         check_pair(base, donor)
-        for folder in folders:
+        for folder in (base_folder, donor_folder):
             tensor_files(folder)
     except ModelError as error:
         problems.append(str(error))

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from pathlib import Path
 _TIMEOUT_S = 5
 _INSTALL = "./scripts/quick_test_real.sh --pair tiny --dry-run"
 """Makes the environment and does no more."""
+TRITON = f"PyTorch for CUDA brings it: unset TORCH_INDEX_URL, or name the index of such a build, and run {_INSTALL}"
+"""What brings Triton."""
 SPARE_BYTES = 500_000_000
 """Of disk that a search and its log never come near."""
 
@@ -49,12 +52,18 @@ class Finding:
         return f"{self.name} missing ({self.brings}); {self.command}"
 
 
-def look(root: Path, *, several_workers: bool = False) -> list[Finding]:
+def look(root: Path) -> list[Finding]:
     """Programs, packages and disks of this machine."""
     programs = [_program(*program) for program in _PROGRAMS]
     with ThreadPoolExecutor() as pool:  # each asks a program for its version
         found = list(pool.map(_told, programs))
-    return [_python(), *_packages(several_workers=several_workers), *found, *disks(root)]
+    return [_python(), *_packages(), *found, *disks(root)]
+
+
+def interpreter() -> str:
+    """The word of a command that starts this very Python, whether or not its environment is activated."""
+    here, path = Path.cwd(), Path(sys.executable)
+    return shlex.quote(str(path.relative_to(here) if here in path.parents else path))
 
 
 def table(findings: Sequence[Finding]) -> str:
@@ -112,23 +121,30 @@ _PACKAGES = (
     ("transformers", "the models' classes", _INSTALL, True),
     ("lm_eval", "asking the questions", _INSTALL, True),
     ("modelscope", "Llama from where it is not gated", _INSTALL, False),
-    ("triton", "fast kernels on a GPU", "pip install triton", False),
+    ("triton", "fast kernels on a GPU", TRITON, False),
     ("ray", "several GPUs, several hosts", "pip install -r requirements-cluster.txt", False),
-    ("matplotlib", "the pictures of a report", "pip install matplotlib", False),
+    ("matplotlib", "the pictures of a report", _INSTALL, False),
     ("tensorboard", "curves with --log-to tensorboard", "pip install -e '.[logging]'", False),
     ("wandb", "curves with --log-to wandb", "pip install -e '.[logging]'", False),
 )
 
 
-def _packages(*, several_workers: bool) -> list[Finding]:
+def _packages() -> list[Finding]:
     found = []
+    is_set_up = _version("torch") is not None
     for name, brings, command, is_needed in _PACKAGES:
-        try:
-            version: str | None = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            version = None
-        found.append(Finding(name, version, brings, command, is_needed or (name == "ray" and several_workers)))
+        version = _version(name)
+        if command.startswith("pip "):
+            command = f"{interpreter()} -m {command}" if is_set_up else f"{_INSTALL}, then {command} in its environment"
+        found.append(Finding(name, version, brings, command, is_needed))
     return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 _PROGRAMS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,36 @@ _NEEDED = {  # and how each may be written
 }
 
 
+_DEPTH = 100
+_EVENTS = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # one after the other, so that no depth matters
+
+
+def refuse_nested(folder: Path) -> None:
+    """Refuse a file nested so deep that lm-eval's reader, which is in C, would take the process down.
+
+    Raises:
+        EvaluationError: Names it.
+    """
+    for file in folder.rglob("*.yaml"):
+        depth = 0
+        with suppress(yaml.YAMLError):  # which lm-eval tells, or passes over
+            for event in yaml.parse(file.read_bytes(), Loader=_EVENTS):
+                depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+                if depth > _DEPTH:
+                    raise EvaluationError(f"task file {file} is nested more than {_DEPTH} deep; mend it")
+
+
 def names_in(folder: Path) -> set[str]:
     """Names of the tasks and groups that the files of `folder` declare, without importing lm-eval."""
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.add_constructor("!function", lambda loader, node: None)
     names: set[str] = set()
     for file in folder.rglob("*.yaml"):
         try:
-            config = yaml.load(file.read_bytes(), Loader=Loader)
-        except yaml.YAMLError as error:
+            config = yaml.load(file.read_bytes(), Loader=yaml.BaseLoader)  # all texts: nothing else is looked at
+        except (yaml.YAMLError, RecursionError) as error:
             raise EvaluationError(f"task file {file} is not YAML: {str(error).splitlines()[0]}; mend it") from error
         if isinstance(config, dict):
-            names |= {config[kind] for kind in ("group", "task") if isinstance(config.get(kind), str)}
+            found = (config.get(kind) for kind in ("group", "task"))
+            names |= {name for name in found if isinstance(name, str) and name}
     return names
 
 
@@ -45,7 +61,7 @@ def spell_names(folder: Path) -> str:
     if not names:
         what = "no file there says `task: NAME`" if any(folder.rglob("*.yaml")) else "there is no file *.yaml in it"
         raise EvaluationError(f"--task-dir {folder} has no task: {what}; write one as ARCHITECTURE.md tells")
-    return f"--task-dir {folder} has {', '.join(sorted(names))}"
+    return f"--task-dir {folder} has {', '.join(' '.join(name.split()) for name in sorted(names))}"
 
 
 def check_complete(name: str, file: Path, config: Mapping[str, Any]) -> None:
@@ -64,6 +80,7 @@ def check_complete(name: str, file: Path, config: Mapping[str, Any]) -> None:
         raise EvaluationError(f"{where} has no output_type; add `output_type: multiple_choice`")
     reader = config.get("custom_dataset")
     if isinstance(reader, str) and "/" not in reader:
+        reader = " ".join(reader.split())
         raise EvaluationError(
             f"{where} says `custom_dataset: {reader}`, a text; write `custom_dataset: !function {reader}`"
         )

@@ -25,7 +25,7 @@ import numpy as np
 
 from evaluation.errors import EvaluationError
 from evaluation.mmlu_folder import MMLU, check_mmlu_dir, check_mmlu_task, mmlu_task_dir, write_groups
-from evaluation.task_files import check_complete, names_in, spell_names
+from evaluation.task_files import check_complete, names_in, refuse_nested, spell_names
 
 log = logging.getLogger(__name__)
 
@@ -149,22 +149,32 @@ def _hash_mmlu(folder: Path) -> str:
 
 def _manager(*folders: Path | str) -> Any:
     """A TaskManager of these folders alone: milliseconds."""
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=[str(Path(folder).absolute()) for folder in folders], include_defaults=False)
+    return _start_manager(*folders, include_defaults=False)
 
 
 @cache
 def _full_manager(*folders: Path) -> Any:
     """A TaskManager of lm-eval's own tasks and those of these folders: five to nine seconds."""
+    return _start_manager(*folders, include_defaults=True)
+
+
+def _start_manager(*folders: Path | str, include_defaults: bool) -> Any:
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=[str(folder.absolute()) for folder in folders])
+    paths = [str(Path(folder).absolute()) for folder in folders]
+    try:
+        return TaskManager(include_path=paths, include_defaults=include_defaults)
+    except TypeError as error:  # it sorts the names
+        raise EvaluationError(
+            f"a task file in {' or '.join(paths)} has a name that is no text ({error}); write the name in quotes"
+        ) from error
 
 
 def _manager_for(source: TaskSource) -> Any:
     """The smallest TaskManager that knows every name."""
     folders = source.folders
+    for folder in folders:
+        refuse_nested(folder)
     if source.mmlu_dir is not None:
         check_mmlu_dir(source.mmlu_dir)
         known = _manager(mmlu_task_dir()).all_tasks

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genetic_algorithm import prior_knowledge
-from genetic_algorithm.config import GOALS, PRESETS, SearchConfig
+from genetic_algorithm.config import GOALS, PRESETS, SearchConfig, flag
 from genetic_algorithm.errors import SearchError
 from genetic_algorithm.layer_set import LayerSet
 from genetic_algorithm.observers import NEEDS
@@ -214,11 +214,11 @@ def make_parser(
     text = "hours that answers may take, those of earlier sittings included [none]"
     add("--max-hours", type=budget, metavar="X", help=text)
     for name, text in _LIMIT_FLAGS.items():
-        add(_flag(name), type=limit, metavar="N", help=text)
+        add(flag(name), type=limit, metavar="N", help=text)
     for name, (metavar, text) in _SHARES.items():
-        add(_flag(name), type=float, metavar=metavar, help=text)
+        add(flag(name), type=float, metavar=metavar, help=text)
     for name, text in _SEARCH_FLAGS.items():
-        add(_flag(name), type=int, metavar="N", help=text)
+        add(flag(name), type=int, metavar="N", help=text)
     add("--must-include", type=layer_list, nargs="+", metavar="I,J", help="layers that every set holds [none]")
     add("--forbid", type=layer_list, nargs="+", metavar="I,J", help="layers that no set holds [none]")
     add("--window", type=window, metavar="FIRST:LAST", help="layers from which sets are made [all]")
@@ -234,6 +234,13 @@ def make_parser(
         metavar="FILE",
         help="sets to begin with: JSON [[11, 13], ...], a search_result file, or 11+13,17 [the best single layers]",
     )
+    text = "fine points of strategies, as genetic_algorithm/config.py tells each"
+    fine = parser.add_argument_group(text)
+    taken = {action.dest for action in parser._actions}
+    for field in dataclasses.fields(SearchConfig):
+        if field.name not in taken:
+            told, kind = f"[{field.default}]", type(field.default)
+            fine.add_argument(flag(field.name), type=kind, default=argparse.SUPPRESS, metavar="X", help=told)
     workers = parser.add_argument_group("several workers (they need Ray: pip install -r requirements-cluster.txt)")
     workers.add_argument("--gpus", metavar="I,J|all", help="a worker on each of these GPUs of this host")
     workers.add_argument("--cpu-workers", type=int, metavar="N", help="N workers, which share this host's cores")
@@ -288,7 +295,7 @@ def check_model_flags(args: argparse.Namespace) -> None:
     """Refuse flags that say nothing beside --evaluator."""
     given = [name for name in MODEL_FLAGS if getattr(args, name) is not None]
     if args.evaluator is not None and given:
-        raise SearchError(f"{_flag(given[0])} has no effect beside --evaluator; leave one of the two out")
+        raise SearchError(f"{flag(given[0])} has no effect beside --evaluator; leave one of the two out")
 
 
 def resume_command(python: str, argv: Sequence[str], pair: str | None, folder: Path) -> list[str]:
@@ -305,15 +312,11 @@ def _names(argv: Sequence[str], *flags: str) -> bool:
     return any(word.partition("=")[0] in flags for word in argv)
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def _preset_table() -> str:
     presets = {name: make() for name, make in PRESETS.items()}
     lines = [f"{'presets:':<20}" + "".join(f"{name:>8}" for name in presets)]
     for name in (*_LIMIT_FLAGS, "holdout", "max_passes", *_SEARCH_FLAGS):
         values = (getattr(config, name) for config in presets.values())
         told = "".join(f"{'none' if value is None else f'{value:g}':>8}" for value in values)
-        lines.append(f"  {_flag(name):<18}{told}")
+        lines.append(f"  {flag(name):<18}{told}")
     return "\n".join(lines)

@@ -100,19 +100,10 @@ class SearchConfig:
     """Stop when more than this share of the sets asked for cannot be evaluated."""
 
     def __post_init__(self) -> None:
-        for name in ("population", "tournament", "verified", "kept", "verified_per_round"):
+        for name in ("population", "tournament", "verified", "kept", "verified_per_round", "no_improve", "contenders"):
             self._at_least(name, 1)
-        for name in ("no_improve", "contenders"):
-            self._at_least(name, 1)
-        for name in (
-            "generations",
-            "elitism",
-            "climbs",
-            "rounds",
-            "verifications",
-        ):
-            self._at_least(name, 0)
-        for name in ("min_layers", "max_layers", "seed"):
+        counts = ("generations", "elitism", "climbs", "rounds", "verifications", "min_layers", "max_layers", "seed")
+        for name in counts:
             self._at_least(name, 0)
         for name in ("fast_limit", "full_limit"):
             if getattr(self, name) is not None:
@@ -120,7 +111,7 @@ class SearchConfig:
         shares = ("elite_fraction", "scored_fraction", "crossover_rate", "mutation_rate", "guidance", "doubt")
         for name in (*shares, "last_share", "plausible", "max_failed"):
             if not 0 <= getattr(self, name) <= 1:
-                raise SearchError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+                raise SearchError(f"{flag(name)} must be between 0 and 1, got {getattr(self, name)}")
         if not 0 <= self.holdout < 1:
             raise SearchError(f"--holdout must be at least 0 and below 1, got {self.holdout}; it is a share")
         if not 1.2 <= self.growth <= 100:
@@ -133,16 +124,16 @@ class SearchConfig:
             )
         for name in ("max_questions", "max_passes", "max_hours"):
             if (most := getattr(self, name)) is not None and not 0 < most < float("inf"):
-                raise SearchError(f"--{name.replace('_', '-')} must be above 0, got {most}")
+                raise SearchError(f"{flag(name)} must be above 0, got {most}")
         if self.window is not None and not 0 <= self.window[0] <= self.window[1]:
             raise SearchError(f"--window {self.window[0]}:{self.window[1]} holds no layer; give FIRST:LAST, as 8:23")
         if self.elite_fraction + self.scored_fraction > 1:
             raise SearchError(
-                f"elite_fraction {self.elite_fraction} and scored_fraction {self.scored_fraction} "
+                f"--elite-fraction {self.elite_fraction} and --scored-fraction {self.scored_fraction} "
                 "are more than the whole population; their sum is at most 1"
             )
         if self.tolerance < 0:
-            raise SearchError(f"tolerance must be at least 0, got {self.tolerance}")
+            raise SearchError(f"--tolerance must be at least 0, got {self.tolerance}")
         if self.min_layers > self.max_layers:
             raise SearchError(f"--min-layers {self.min_layers} is above --max-layers {self.max_layers}; swap them")
         if self.full_limit is not None and (self.fast_limit is None or self.fast_limit > self.full_limit):
@@ -177,7 +168,12 @@ class SearchConfig:
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)
         if value < least:
-            raise SearchError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+            raise SearchError(f"{flag(name)} must be at least {least}, got {value}")
+
+
+def flag(name: str) -> str:
+    """How the command line spells a field."""
+    return "--" + name.replace("_", "-")
 
 
 def _spelt(limit: int | None) -> str:

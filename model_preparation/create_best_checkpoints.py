@@ -1,4 +1,4 @@
-"""Makes checkpoints of the best layer sets: those known of a pair, or the best per layer count that a search found.
+"""Makes checkpoints of layer sets: those known of a pair to be good, or the best per layer count that a search found.
 
     cd model_preparation && ./create_best_checkpoints.sh
     python -m model_preparation.create_best_checkpoints --from-result results/real_1/search_result_1.json
@@ -23,10 +23,10 @@ if not __package__:  # run as a file: the project is the folder above
 from evaluation.entry import Parser, become_tool, run_tool
 from model_preparation.checkpoints.info import read_info
 from model_preparation.checkpoints.verification import check_there
-from model_preparation.create_replaced_model_checkpoint import donor_folder
-from model_preparation.create_replaced_model_checkpoint import main as create
+from model_preparation.create_replaced_model_checkpoint import add_ingredients, donor_folder
+from model_preparation.create_replaced_model_checkpoint import create_one as create
 from model_preparation.search_results import search_result
-from model_preparation.sources import add_pair_options, chosen_pair, default_layers_dir, locate
+from model_preparation.sources import chosen_pair, default_layers_dir, locate
 from models.errors import ModelError
 from models.pairs import PAIRS, Pair
 
@@ -69,15 +69,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         pair = chosen_pair(arguments)
         wanted = known_best(pair)
     shared = ["--pair", pair.name, "--llama_layers_dir", str(arguments.llama_layers_dir or _fetch(pair, wanted))]
-    shared += ["--formats", arguments.formats] if arguments.formats else []
     shared += ["--force"] if arguments.force else []
-    names: dict[str, list[str]] = {"made": [], "kept": [], "failed": []}
-    for one in wanted:
-        name = f"{folder_name(pair)}_replaced_{'_'.join(map(str, one.layers))}"
-        target = arguments.output_dir / name
-        if not arguments.force and _is_there(target, pair, one.layers, arguments.formats):
-            names["kept"].append(name)
-            continue
+    places = {
+        arguments.output_dir / f"{folder_name(pair)}_replaced_{'_'.join(map(str, one.layers))}": one for one in wanted
+    }
+    kept = [
+        target
+        for target, one in places.items()
+        if not arguments.force and _is_there(target, pair, one.layers, arguments.formats)
+    ]
+    names: dict[str, list[str]] = {"made": [], "kept": [target.name for target in kept], "failed": []}
+    missing = {target: one for target, one in places.items() if target not in kept}
+    if missing:
+        formats = arguments.formats or _formats(pair, arguments.output_dir, len(missing))
+        shared += ["--formats", ",".join(formats)]
+    for target, one in missing.items():
+        name = target.name
         code = run_tool(name, create, [*shared, *one.options, "--output_dir", str(target)])
         if code == _INTERRUPTED:
             return code
@@ -99,7 +106,16 @@ def _fetch(pair: Pair, wanted: Sequence[Wanted]) -> Path:
     return folder if is_there else locate(pair, "donor")
 
 
-def _is_there(target: Path, pair: Pair, layers: tuple[int, ...], formats: str | None) -> bool:
+def _formats(pair: Pair, folder: Path, count: int) -> Sequence[str]:
+    """Formats for which the disk has room in all checkpoints to be made, so that none takes the room of another."""
+    from model_preparation.checkpoints.writing import formats_with_room
+    from models.weights import tensor_files
+
+    files = set(tensor_files(locate(pair, "base")).values())
+    return formats_with_room(folder, sum(path.stat().st_size for path in files), count=count)
+
+
+def _is_there(target: Path, pair: Pair, layers: tuple[int, ...], formats: Sequence[str] | None) -> bool:
     """Whether the folder is that very checkpoint, whole; the tool that makes it refuses to replace anything else."""
     try:
         info = read_info(target)
@@ -110,8 +126,7 @@ def _is_there(target: Path, pair: Pair, layers: tuple[int, ...], formats: str | 
         if target.exists():
             print(f"not kept: {error}", file=sys.stderr)
         return False
-    wanted = {part.strip() for part in (formats or "").split(",") if part.strip()}
-    if lacking := sorted(wanted - set(info.formats)):
+    if lacking := sorted(set(formats or ()) - set(info.formats)):
         print(f"not kept: {target} was made without {', '.join(lacking)}", file=sys.stderr)
         return False
     if (base := _fingerprint(pair)) not in (None, info.base_fingerprint):
@@ -139,7 +154,7 @@ def folder_name(pair: Pair) -> str:
 
 
 def known_best(pair: Pair) -> list[Wanted]:
-    """The best known layer sets of a pair.
+    """The layer sets of a pair that are known to be good.
 
     Raises:
         ModelError: none is known.
@@ -199,15 +214,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="folder of checkpoints [%(default)s]",
     )
-    add_pair_options(parser)
-    add(
-        "--llama_layers_dir",
-        "--llama-layers-dir",
-        type=Path,
-        metavar="DIR",
-        help="the donor's extracted layers, or a Llama folder [extracted_llama_layers, else the donor itself]",
-    )
-    add("--formats", metavar="LIST", help="of safetensors,state_dict,model [all for weights up to 4 GB]")
+    add_ingredients(parser)
     add("--force", action="store_true", help="make those again that are there")
     return parser.parse_args(argv)
 

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Checkpoints of the best known layer sets of a pair, or of the best that a search found.
+# Checkpoints of the layer sets that are known of a pair, or of the best that a search found.
 set -euo pipefail
 
 usage() {
   cat <<'EOF'
 usage: model_preparation/create_best_checkpoints.sh [--pair NAME] [--from-result FILE] [OPTION...]
 
-Makes a checkpoint of each of the best layer sets of one to four layers, in DIR/<base>_replaced_<layers>: for llamba-8b
-the published ones (DIR/llamba_replaced_11_13_17_21 ...), for the bundled pair the best of each size of all there are.
+Makes a checkpoint of each known set of one to four layers, in DIR/<base>_replaced_<layers>: for llamba-8b the published
+ones (the best of each size, as DIR/llamba_replaced_11_13_17_29, and some others, as DIR/llamba_replaced_11_13_17_21),
+for the bundled pair the best of each size of all there are.
 A checkpoint that is there is kept. Where one cannot be made the others still are, and the exit status is 1.
 
   --from-result FILE      the best of each layer count of a search_result_*.json instead
@@ -15,7 +16,7 @@ A checkpoint that is there is kept. Where one cannot be made the others still ar
                           llamba-8b with a GPU of 24 GB or more, else tiny]
   --output_dir DIR        [model_checkpoints]
   --llama_layers_dir DIR  the donor's extracted layers [extracted_llama_layers, else the donor itself]
-  --formats LIST          of safetensors,state_dict,model [all for weights up to 4 GB, else safetensors]
+  --formats LIST          of safetensors,state_dict,model [all, or those that the disk has room for]
   --force                 make those again that are there
 
 examples:

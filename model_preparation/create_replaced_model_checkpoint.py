@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evaluation.entry import Parser
+from evaluation.entry import Parser, last_line
 from model_preparation.options import layer
 from model_preparation.search_results import search_result
 from model_preparation.sources import add_pair_options, chosen_pair, default_layers_dir, locate, read_metadata
@@ -32,7 +33,15 @@ _HOLDOUT = ("holdout_accuracy", "holdout_standard_error", "holdout_questions")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; see the top of this file. The last line printed is JSON."""
+    """The command line; see the top of this file. The last line on stdout is JSON."""
+    code = create_one(argv)
+    test = f"python model_preparation/test_checkpoint.py --checkpoint {shlex.quote(str(_parse(argv).output_dir))}"
+    last_line(f"test it with: {test}", f"测试这个 checkpoint：{test}")
+    return code
+
+
+def create_one(argv: Sequence[str] | None = None) -> int:
+    """The command line without the line that says what comes next."""
     arguments = _parse(argv)
     found = read_result(arguments.from_result, arguments.rank) if arguments.from_result else None
     if (found is None) == (arguments.layers is None):
@@ -184,7 +193,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--output_dir", "--output-dir", type=Path, required=True, metavar="DIR", help="folder to make")
     add("--description", default="", help="a sentence for checkpoint_info.json and the model card")
     add("--score", type=_accuracy, metavar="X", help="MMLU accuracy, 0 to 1, to be noted in the checkpoint")
-    add(
+    add_ingredients(parser)
+    add("--dtype", choices=("bfloat16", "float16", "float32"), help="of the weights [the base's]")
+    add("--force", action="store_true", help="replace the checkpoint that the output folder holds")
+    add("--resume", action="store_true", help="insist on going on with what an interrupted run of this left")
+    add("--gpu", metavar="N", help="taken for compatibility; building needs no GPU")
+    return parser.parse_args(argv)
+
+
+def add_ingredients(parser: argparse.ArgumentParser) -> None:
+    """Add what every tool that makes checkpoints takes: which models, where their layers are, which formats."""
+    parser.add_argument(
         "--llama_layers_dir",
         "--llama-layers-dir",
         type=Path,
@@ -192,17 +211,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the donor's extracted layers, or a Llama folder [extracted_llama_layers, else the donor itself]",
     )
     add_pair_options(parser)
-    add(
+    parser.add_argument(
         "--formats",
         type=lambda text: [part.strip() for part in text.split(",") if part.strip()],
         metavar="LIST",
-        help="of safetensors,state_dict,model [all for weights up to 4 GB, else safetensors]",
+        help="of safetensors,state_dict,model [all, or those that the disk has room for]",
     )
-    add("--dtype", choices=("bfloat16", "float16", "float32"), help="of the weights [the base's]")
-    add("--force", action="store_true", help="replace the checkpoint that the output folder holds")
-    add("--resume", action="store_true", help="insist on going on with what an interrupted run of this left")
-    add("--gpu", metavar="N", help="taken for compatibility; building needs no GPU")
-    return parser.parse_args(argv)
 
 
 def _accuracy(text: str) -> float:

@@ -107,10 +107,15 @@ def share(folder: Path) -> None:
             path.chmod(0o666 & ~umask())
 
 
+def free_space(folder: Path) -> tuple[Path, int]:
+    """Bytes free on the disk of `folder`, which need not exist yet, and the folder in which that was seen."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    return there, shutil.disk_usage(there).free
+
+
 def require_space(folder: Path, wanted: int) -> None:
     """Raise ModelError unless the disk of `folder`, which need not exist yet, has `wanted` bytes free."""
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
-    free = shutil.disk_usage(there).free
+    there, free = free_space(folder)
     if free < wanted:
         raise ModelError(
             f"{there} has {free / 1e9:.1f} GB free and this needs {wanted / 1e9:.1f} GB; "

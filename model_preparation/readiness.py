@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evaluation.surroundings import SPARE_BYTES, Finding, disks
@@ -12,25 +12,30 @@ from model_preparation.sources import locate
 from models.errors import ModelError
 from models.pairs import Pair, Role
 
+_HUBS = {"huggingface": "Hugging Face", "modelscope": "ModelScope"}
 ROLES: tuple[Role, ...] = ("base", "donor")
 
 
 def look(pair: Pair, root: Path, mmlu_dir: Path | None = None) -> list[Finding]:
     """Models and questions of a pair, room for what is missing, and the hubs."""
-    models = [_model(pair, role) for role in ROLES]
     hubs = _hubs()
+    answering = [one.name for one in hubs if one.found is not None]
+    models = [_model(pair, role, answering) for role in ROLES]
     is_missing = any(one.found is None for one in models)
     is_cut_off = hubs[0].found is None
     room = _room(pair, root) if is_missing and pair.size_gb else []
     return [*models, _questions(pair, mmlu_dir, is_cut_off=is_cut_off), *room, *hubs]
 
 
-def _model(pair: Pair, role: Role) -> Finding:
+def _model(pair: Pair, role: Role, answering: Sequence[str]) -> Finding:
+    """One that is not here is needed beforehand where none of its hubs answers, of which a search would fetch it."""
     try:
         return Finding(role, f"{pair.source(role).name} in {locate(pair, role, download=False)}")
     except ModelError as error:
         brings = f"a search of the pair {pair.name}, whose {role} is {pair.source(role).name}"
-        return Finding(role, None, brings, str(error).partition("; ")[2])
+        remedy = str(error).partition("; ")[2]
+        is_needed = not any(_HUBS[model.hub] in answering for model in pair.source(role).hubs)
+        return Finding(role, None, brings, remedy if is_needed else f"a search fetches it; or {remedy}", is_needed)
 
 
 def _questions(pair: Pair, mmlu_dir: Path | None, *, is_cut_off: bool) -> Finding:

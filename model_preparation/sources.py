@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from evaluation.surroundings import interpreter
 from model_preparation import hubs
 from models.errors import ModelError
 from models.pairs import PAIRS, Pair, Role, Source, default_pair, get_pair, named_pair
@@ -233,9 +234,9 @@ def _locate(source: Source, what: str, options: list[str], download: bool) -> Pa
     mistyped = source.spelling.partition("@")[0] == source.hubs[0].id
     no_folder = f"there is no folder {source.hubs[0].id}, and "
     if not download:
-        command = shlex.join(["python", "-m", "model_preparation.modelscope_utils", *options])
+        command = shlex.join(["-m", "model_preparation.modelscope_utils", *options])
         of_that_name = f": {no_folder}no download of that name" if mistyped else ""
-        raise ModelError(f"{what} is not on this machine{of_that_name}; download it with: {command}")
+        raise ModelError(f"{what} is not on this machine{of_that_name}; download it with: {interpreter()} {command}")
     answers = []
     for model in source.hubs:
         try:

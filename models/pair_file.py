@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,15 +31,18 @@ def read_pair(path: Path) -> Pair:
     folder = path.resolve().parent
     pair = make_pair(*(_model(path, folder, role, facts.pop(role)) for role in ("base", "donor")))
     if "task_dir" in facts:
-        facts["task_dir"] = folder / Path(facts["task_dir"]).expanduser()
-        if not facts["task_dir"].is_dir():
-            raise ModelError(f"{path}: task_dir {facts['task_dir']} is no folder; give the one of the task files")
+        facts["task_dir"] = folder / os.path.expanduser(facts["task_dir"])
+        if not os.path.isdir(facts["task_dir"]):
+            raise ModelError(
+                f"{path}: task_dir {str(facts['task_dir'])!r} is no folder; give the one of the task files"
+            )
     return replace(pair, name=str(path.resolve()), **{"description": "a pair of your own", **facts})
 
 
 def _read(path: Path) -> Any:
+    """What stands in a file: every value is a text or a list of texts, whatever YAML makes of a number or a date."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except FileNotFoundError:
         raise ModelError(f"there is no pair file {path}; check the path") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -68,15 +72,15 @@ def _checked(path: Path, found: Any) -> dict[str, Any]:
 
 def _model(path: Path, folder: Path, role: str, text: str) -> str:
     """A model as `Source.parse` takes it: a folder beside the file by its absolute path, all else as it is."""
-    beside = folder / Path(text).expanduser()
-    if beside.is_dir():
+    beside = folder / os.path.expanduser(text)
+    if os.path.isdir(beside):  # False for what can be no path, too, as a name that is too long
         return str(beside.resolve())
     if text.startswith((".", "/", "~")):
         raise ModelError(
-            f"{path}: the {role} {text} is no folder ({beside}); check the path, which counts from the file"
+            f"{path}: the {role} {text!r} is no folder ({str(beside)!r}); check the path, which counts from the file"
         )
     try:
         Source.parse(text)
     except ModelError as error:
-        raise ModelError(f"{path}: the {role} {error}; there is no folder {beside}") from error
+        raise ModelError(f"{path}: the {role} {error}; there is no folder {str(beside)!r}") from error
     return text

@@ -70,16 +70,16 @@ class Source:
         path = Path(os.path.expanduser(text))
         name, _, role = text.partition("/")
         if role in ("base", "donor") and name in PAIRS:
-            if path.exists():
+            if os.path.exists(path):
                 pair = f"the {role} of the pair {name}"
                 raise ModelError(
                     f"{text!r} is {pair} and also a folder here; write ./{text}, or run elsewhere for {pair}"
                 )
             return PAIRS[name].base if role == "base" else PAIRS[name].donor
-        if text and path.is_dir():
+        if text and os.path.isdir(path):  # False for what can be no path, too, as a name that is too long
             folder = str(path.resolve())
             return cls(spelling=folder, folder=folder)
-        if text and path.is_file():
+        if text and os.path.isfile(path):
             raise ModelError(f"{text!r} is a file; give the folder it lies in")
         found = _HUB_ID.fullmatch(text)
         if found is None:
@@ -131,7 +131,7 @@ class Pair:
     landscape: Path | None = None
     """File with the score of every layer set, where all were scored."""
     best_sets: tuple[BestSet, ...] = ()
-    """Published sets; `known_best` also reads the landscape."""
+    """Published sets, small ones first and of each size the best first; `known_best` also reads the landscape."""
     size_gb: float | None = None
     """Weights of base and donor in bfloat16, in 10**9 bytes."""
     default_from_gpu_bytes: int | None = None
@@ -147,7 +147,10 @@ class Pair:
         return self.base if role == "base" else self.donor
 
     def known_best(self) -> tuple[BestSet, ...]:
-        """The best known layer sets, small ones first: of a landscape the best of each size, else published ones."""
+        """Layer sets known to be good, small ones first: of a landscape the best of each size, else published ones.
+
+        The first of each size is the best one known.
+        """
         if self.landscape is None:
             return self.best_sets
         landscape = json.loads(self.landscape.read_text(encoding="utf-8"))
@@ -288,7 +291,7 @@ def _zoo() -> tuple[Pair, ...]:
     llama_8b = llama("llamba-8b", "LLM-Research/Meta-Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct")
     llama_3b = llama("llamba-3b", "LLM-Research/Llama-3.2-3B-Instruct", "meta-llama/Llama-3.2-3B-Instruct")
     llama_1b = llama("llamba-1b", "LLM-Research/Llama-3.2-1B-Instruct", "meta-llama/Llama-3.2-1B-Instruct")
-    limited = "(MMLU, 50 questions per subject)"
+    limited = "published (MMLU, 50 questions per subject)"
     return (
         Pair(
             name="tiny",
@@ -312,11 +315,15 @@ def _zoo() -> tuple[Pair, ...]:
             description="Llamba-8B (untied, unaligned) and Llama-3.1-8B-Instruct; a GPU of 24 GB or more",
             license="llama3.1",
             best_sets=(
-                BestSet(layers=(17,), score=0.514, description=f"best published single layer {limited}"),
-                BestSet(layers=(13, 17), score=0.554, description=f"best published two layers {limited}"),
-                BestSet(layers=(13, 16, 17), score=0.566, description=f"published three layers {limited}"),
-                BestSet(layers=(11, 13, 17, 21), score=0.570, description="published four layers (MMLU)"),
-                BestSet(layers=(10, 14, 17, 30), score=None, description="published four layers, another choice"),
+                BestSet(layers=(17,), score=0.514, description=f"the best of the 32 single layers {limited}"),
+                BestSet(layers=(13, 17), score=0.554, description=f"the best of 145 sets of two layers {limited}"),
+                BestSet(
+                    layers=(11, 13, 17), score=0.589, description=f"the best of 140 sets of three layers {limited}"
+                ),
+                BestSet(layers=(13, 16, 17), score=0.566, description=f"another set of three layers {limited}"),
+                BestSet(layers=(11, 13, 17, 29), score=0.5877, description=f"the best set of four layers {limited}"),
+                BestSet(layers=(11, 13, 17, 21), score=0.57, description="another published set of four layers (MMLU)"),
+                BestSet(layers=(10, 14, 17, 30), score=None, description="another published set of four layers"),
             ),
             size_gb=33.7,
             default_from_gpu_bytes=24_000_000_000,

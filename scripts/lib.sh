@@ -259,6 +259,37 @@ layers_dir_for() {
   echo "$folder"
 }
 
+# Print the help of a script that searches: search_usage WHAT_IT_DOES.
+search_usage() {
+  cat <<EOF
+usage: scripts/${0##*/} [OPTION...]
+
+$1 The result lies in
+results/real_<timestamp>/. Giving the same --output-dir again resumes a search.
+
+A quarter of each subject's questions is held out for the report; --holdout 0 lets all of them choose.
+
+Every option of the search may follow and wins over the above, for instance
+  --pair NAME        base and donor [llamba-8b with a GPU of 24 GB or more, else tiny]
+  --base MODEL       another base, --donor MODEL another donor: a folder or a hub id
+  --max-passes X     another budget; --max-hours X, a time limit
+  --strategy NAME    another way to search: ga-original, scan, beam, ...
+  --seed N           another random draw
+  --output-dir DIR   where results go
+  --config FILE      settings in a file, or those of a search whose folder FILE is; --print-config prints them all
+  --dry-run          print what would be done, and how long it would take
+All of them: python -m genetic_algorithm.run_search --help
+Options win over the settings below, those over --config, that over the preset.
+
+examples:
+  scripts/${0##*/} --pair tiny --dry-run
+  scripts/${0##*/} --pair llamba-8b --max-hours 12 --output-dir results/mine
+  scripts/${0##*/} --pair tiny --seed 3 --print-config
+
+Settings (config.sh; the environment wins): PAIR BASE DONOR GPUS PYTHON CONDA_ENV VENV TORCH_INDEX_URL
+EOF
+}
+
 # Become a search: become_search PRESET [ARGUMENT...]; a later argument of the same name wins, and the preset is behind
 # all that is said. It writes to results/real_<timestamp>.
 # A signal to the script then is a signal to the search, which stops in good order.

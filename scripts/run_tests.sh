@@ -19,4 +19,11 @@ case ${1:-} in -h | --help) usage && exit ;; esac
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/lib.sh"
 set_up dev
-PYTHON=$PY exec "$ROOT/scripts/check.sh" "$@"
+status=0
+PYTHON=$PY "$ROOT/scripts/check.sh" "$@" || status=$?
+if ((status == 0)); then
+  last_line "run_tests.sh: all checks passed" "run_tests.sh：全部检查通过"
+else
+  last_line "run_tests.sh: not passed; the lines above say which check" "run_tests.sh：未通过，是哪项检查见上面几行"
+fi
+exit "$status"

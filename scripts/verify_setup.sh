@@ -59,6 +59,11 @@ else
     echo "a search cannot run: $missing"
   fi
 fi
-last_line "verify_setup.sh: not ready: there is no environment in $VENV yet; make it with: $make" \
-  "verify_setup.sh：尚未就绪：$VENV 中还没有环境；创建环境：$make"
+if command -v conda >/dev/null; then
+  last_line "verify_setup.sh: not ready: there is no conda environment $CONDA_ENV yet; make it with: $make" \
+    "verify_setup.sh：尚未就绪：还没有 conda 环境 $CONDA_ENV；创建环境：$make"
+else
+  last_line "verify_setup.sh: not ready: there is no environment in $VENV yet; make it with: $make" \
+    "verify_setup.sh：尚未就绪：$VENV 中还没有环境；创建环境：$make"
+fi
 exit 1

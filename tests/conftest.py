@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in processes that tests start
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.pop("GA_LANGUAGE", None)  # which a script that runs the tests sets
+os.environ["LC_ALL"] = "C.UTF-8"  # English messages, whoever runs the tests
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of the many processes compiles all that it imports
 sys.dont_write_bytecode = False
 
@@ -40,7 +41,7 @@ def pytest_collection() -> Iterator[None]:
 
 
 long_one = pytest.mark.skipif(
-    os.environ.get("GA_INTEGRATION") != "1", reason="takes long, and others test the like; set GA_INTEGRATION=1 for it"
+    os.environ.get("GA_INTEGRATION") != "1", reason="takes long; set GA_INTEGRATION=1 for it (CONTRIBUTING.md)"
 )
 """Of tests that the checks of every day leave out."""
 

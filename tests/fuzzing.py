@@ -57,6 +57,11 @@ _ODD_VALUES: tuple[Any, ...] = (
     *("", "x", "none", "1+2", "0-9", "0-99999999999999", "a\0b", "\ud800", "two\nlines", "../x", "/", "9" * 5000),
     *([], [0], [0.5, "x"], [[0]], {}, {"": None}, {"x": {"y": []}}, _DEEP, _LONG),
 )
+_TAGS = ("", "", "", "!!int", "!!float", "!!bool", "!!timestamp", "!!binary", "!!set", "!!python/name:os.system", "!x")
+_ODD_TEXTS = (
+    *('""', "~", "x", "0", "1e999", "2026-13-45", "~no-such-user/x", "x" * 300, '"a\\0b"', "/"),
+    *("[]", "[[x]]", "{}", "{a: b}", "{[a]: b}", "&a [*a]", "*a", "9" * 5000),
+)
 _ODD_FILES: tuple[Damage, ...] = (
     *(None, b"", b"\n", b"\0", b"\0" * 4096, b"\xff\xfe\x00", b"PK\x03\x04", b"null", b"[]", b"{}", b"0", b'"x"'),
     *(b"NaN", b"[" * 100_000, b'{"a":' * 100_000, b"9" * 10_000, NESTED, b"{}\n{}\n", b"1e999"),
@@ -112,6 +117,18 @@ def altered_json(draw: st.DrawFn, document: Any) -> Any:
             case _:
                 inside[draw(st.sampled_from(("", "x", "journal", "\0", "two\nlines")))] = value
     return made
+
+
+@st.composite
+def altered_yaml(draw: st.DrawFn, whole: str) -> bytes:
+    """YAML of one `key: value` a line, of which one or two values have another tag, or are something else."""
+    lines = whole.splitlines()
+    for _ in range(draw(st.integers(1, 2))):
+        at = draw(st.sampled_from([i for i, line in enumerate(lines) if ": " in line]))
+        key, _, value = lines[at].partition(": ")
+        tag, value = draw(st.sampled_from(_TAGS)), draw(st.sampled_from((value, *_ODD_TEXTS)))
+        lines[at] = f"{key}: {tag} {value}"
+    return "\n".join(lines).encode()
 
 
 def damaged_safetensors(whole: bytes) -> st.SearchStrategy[Damage]:

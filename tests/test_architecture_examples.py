@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from genetic_algorithm import LayerSet, SearchSpace
+from genetic_algorithm.strategies.strategy import Setting
 from tests.conftest import long_one
 from tests.genetic_algorithm.simulator import NUM_LAYERS, Simulator
 from tests.genetic_algorithm.strategies.driving import SPACE, drive, start
@@ -110,3 +111,10 @@ def test_the_strategy_keeps_to_the_contract_that_it_explains(
     assert bool(strategy.ranking()) == bool(requests)
     assert set(elite) <= set(requests[0].batch if requests else elite)
     assert json.loads(json.dumps(strategy.details()))
+
+
+def test_all_that_a_strategy_is_given_is_told() -> None:
+    told = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("\n## How to add a strategy\n")[2]
+    given = [name for name in dir(Setting) if not name.startswith("_")]
+    assert "singles" in given
+    assert not [name for name in given if f"`{name}`" not in told.partition("```")[0]]

@@ -17,7 +17,7 @@ HELD = [
     ("a donor of another width or depth", "models/test_hybrid.py", "differ in"),
     ("a layer file that is missing", "models/test_hybrid.py", r"layer_00\.pt is missing"),
     ("a weight file cut off", "models/test_loading.py", "damaged or cut short"),
-    ("a journal cut off", "evaluation/test_journal.py", "test_a_torn_last_line_is_dropped_with_a_warning"),
+    ("a journal cut off", "evaluation/test_journal.py", "is dropped; its answers are asked again"),
     ("a journal of another configuration", "evaluation/test_journal.py", 'dtype was "float32" and is now "bfloat16"'),
     ("a journal that is missing", "genetic_algorithm/test_interruptions.py", "journal.jsonl is missing: all questions"),
     ("an unknown pair", "evaluation/test_build.py", "no pair is called 'tony'"),
@@ -32,9 +32,9 @@ HELD = [
     ("a folder that is no model", "model_preparation/hubs/test_refusals.py", "no config.json and no model"),
     ("a shard that is missing", "models/test_loading.py", '"is missing", "2 shards"'),
     ("a checksum that differs", "model_preparation/test_test_checkpoint.py", "differ from what was written"),
-    ("an interrupted download", "model_preparation/hubs/test_downloads.py", "test_a_download_that_was_killed_goes_on"),
+    ("an interrupted download", "model_preparation/hubs/test_downloads.py", "and run again to go on"),
     ("no room for a download", "model_preparation/hubs/test_refusals.py", "no room for org/model: "),
-    ("no room for a checkpoint", "model_preparation/test_create_checkpoint.py", "test_a_disk_with_too_little_room_is"),
+    ("no room for a checkpoint", "model_preparation/test_create_checkpoint.py", "GB free and this needs"),
     ("a target that is read-only", "model_preparation/test_writing_checkpoints.py", '"not permitted" in told'),
     ("a checkpoint of a newer version", "model_preparation/test_writing_checkpoints.py", "from a newer GA Layer"),
     ("a tokenizer that is missing", "model_preparation/test_unusable_parts.py", "the tokenizer in"),
@@ -47,7 +47,7 @@ HELD = [
     ("a choice without tokens", "evaluation/test_questions.py", "choice 1 of question 0 of task blank has no tokens"),
     ("NaN in the logits", "evaluation/test_engine.py", "give scores that are not numbers"),
     ("memory that runs out", "evaluation/test_lm.py", "out of memory on cpu: going on with"),
-    ("kernels that do not run", "models/packed/test_choose.py", "test_kernels_that_do_not_run_give_way_with_a_warning"),
+    ("kernels that do not run", "models/packed/test_choose.py", "running on plain PyTorch"),
     ("a GPU that another process fills", "evaluation/test_build.py", "nvidia-smi tells what fills it"),
     # The search.
     ("constraints that cannot be met", "genetic_algorithm/test_command_line.py", "--min-layers 3 cannot be met"),
@@ -89,7 +89,7 @@ HELD = [
     ("a function that is a text", OWN_TASKS, "a text; write `custom_dataset: !function evaluation.own_"),
     ("a folder without a task", OWN_TASKS, "has no task: there is no file "),
     ("an unknown key of a pair", "models/test_pair_file.py", "there is no 'donr' in a pair; the nearest is 'donor'"),
-    ("a model of a pair that is no folder", "models/test_pair_file.py", "there is no folder {folder}/bse"),
+    ("a model of a pair that is no folder", "models/test_pair_file.py", "there is no folder '{folder}/bse'"),
     # Jobs.
     ("no GPU where one is asked for", "evaluation/test_doctor.py", "this machine has no GPU"),
     ("a GPU that does not exist", "evaluation/cluster/test_options.py", "this machine has GPUs 0 to 1; give others"),
@@ -109,4 +109,5 @@ HELD = [
 
 @pytest.mark.parametrize(("what", "file", "text"), HELD, ids=[row[0] for row in HELD])
 def test_the_text_is_held(what: str, file: str, text: str) -> None:
+    assert not text.startswith("test_"), "the name of a test holds no text"
     assert text in (HERE / file).read_text(encoding="utf-8"), f"no test in {file} holds what is said to {what}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import json
 import os
@@ -179,12 +180,10 @@ def test_the_monitor(tmp_path: Path) -> None:
     stamp = "20260101_000000"
     (run / "config.json").write_text(json.dumps({"format": 1, "timestamp": stamp, "run": {}, "command": []}))
     (run / f"search_log_{stamp}.txt").write_text("")
-    holder = start("flock", run / "config.json", "sleep", "60")
-    try:
+    with (run / "config.json").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as a search holds it
         process = start(ROOT / "scripts" / "monitor_progress.sh", run, PYTHON=sys.executable)
-        time.sleep(1.5)
-        if process.poll() is None:
-            assert ctrl_c(process).splitlines()[-1] == "stopped watching; the search goes on"
-    finally:
-        os.killpg(holder.pid, signal.SIGKILL)
-        holder.communicate()
+        assert process.stdout is not None
+        shown = process.stdout.readline()
+        assert shown.startswith(str(run)), process.communicate()
+        assert ctrl_c(process).splitlines()[-1] == "stopped watching; the search goes on"

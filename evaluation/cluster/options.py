@@ -111,6 +111,10 @@ def _address(text: str) -> str:
             raise EvaluationError(
                 f"--listen {text}: no address of that name ({error}); give this host's address"
             ) from error
+    if found.is_loopback:  # and Ray would listen at another address instead, one that others do reach
+        raise EvaluationError(
+            f"--listen {text}: no other host reaches {found}; give this host's address, or leave it out to work alone"
+        )
     try:
         with socket.socket(socket.AF_INET6 if found.version == 6 else socket.AF_INET) as probe:
             probe.bind((str(found), 0))

@@ -89,7 +89,7 @@ def damage_told(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RecursionError) as error:
         raise SearchError(
             f"a file of the search in {folder} is damaged ({type(error).__name__}: {error}); give the search's command "
             "again, which writes report.json and, where that is deleted, the result anew from the journal"

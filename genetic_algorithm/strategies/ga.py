@@ -145,7 +145,7 @@ class ModelAssistedGA:
         of = self.setting
         if of.single_scores is None:
             return [*of.elite, *of.singles]
-        genetic = Genetic(of.config, of.space, of.ledger, of.rng, of.single_scores, of.elite)
+        genetic = Genetic(of)
         return [LayerSet(()), of.space.root, *genetic.first_population()]
 
     def _generation(self, number: int, affordable: float) -> list[tuple[LayerSet, int]]:

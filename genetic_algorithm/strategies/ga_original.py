@@ -38,8 +38,7 @@ class OriginalGA:
     """Kept by stage 2, best by full score first."""
 
     def __post_init__(self) -> None:
-        of = self.setting
-        self.genetic = Genetic(of.config, of.space, of.ledger, of.rng, of.single_scores, of.elite)
+        self.genetic = Genetic(self.setting)
 
     def run(self) -> Iterator[Request]:
         """Yield the requests of all stages."""

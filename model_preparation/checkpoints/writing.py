@@ -18,8 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from model_preparation.checkpoints.info import ARCHIVES, FORMAT, CheckpointInfo
 from model_preparation.checkpoints.recipe import Ingredients, Recipe, check, gather, verify
-from model_preparation.checkpoints.unfinished import Unfinished, unfinished_folder
-from model_preparation.files import INFO, disk_errors_named, refuse_existing, require_space, sha256, share, write_json
+from model_preparation.checkpoints.unfinished import Unfinished, place_of, unfinished_folder
+from model_preparation.files import (
+    INFO,
+    disk_errors_named,
+    free_space,
+    refuse_existing,
+    require_space,
+    sha256,
+    share,
+    write_json,
+)
 from model_preparation.hubs import origin, revision_of
 from model_preparation.saved_model import labelled, whole
 from model_preparation.sources import read_metadata, source_name, tool_version
@@ -39,8 +48,6 @@ FORMATS = (SAFETENSORS, *ARCHIVES)
 """What `--formats` takes; safetensors are always written, as everything else loads from them."""
 SHARD_BYTES = 5_000_000_000
 """As transformers counts its 5GB."""
-SMALL_MODEL_BYTES = 4_000_000_000
-"""Weights up to this size are written in all formats unless told otherwise."""
 SMALL_FILES = 64 << 20
 """Room for tokenizer, code and texts, in bytes."""
 _LIBRARIES = ("torch", "transformers", "safetensors", "tokenizers", "lm_eval")
@@ -61,7 +68,7 @@ def create(
     Args:
         recipe: What to put together.
         target: The folder to make.
-        formats: Of FORMATS; None for all of a small model, and for safetensors of a large one.
+        formats: Of FORMATS; None for those that the disk has room for, as `formats_with_room` says.
         force: Whether a checkpoint that is there is replaced.
         resume: Insist on going on with what an interrupted run left; what fits is gone on with in any case.
 
@@ -70,7 +77,7 @@ def create(
     """
     refuse_existing(target, force=force)
     parts = gather(recipe)
-    chosen = _formats(formats, parts.nbytes)
+    chosen = formats_with_room(target, parts.nbytes) if formats is None else _known(formats)
     shards = _shards(parts)
     archives = [name for format_, name in ARCHIVES.items() if format_ in chosen]
     plan = _plan(parts, shards, archives)
@@ -128,16 +135,30 @@ def _bytes_left(work: Unfinished, shards: Mapping[str, Any], archives: Sequence[
     return left + sum(nbytes for name in archives if name not in work.done)
 
 
-def _formats(asked: Sequence[str] | None, nbytes: int) -> tuple[str, ...]:
-    if asked is None:
-        if nbytes <= SMALL_MODEL_BYTES:
-            return FORMATS
+def formats_with_room(target: Path, nbytes: int, *, count: int = 1) -> tuple[str, ...]:
+    """All formats where the disk has room for them; else says which are left out, the state dict before model.pt.
+
+    Args:
+        target: A folder to make; what an interrupted run left of it counts as room.
+        nbytes: Of the weights, which each format holds once.
+        count: How many such folders are to be made.
+    """
+    there, free = free_space(target)
+    free += sum(path.stat().st_size for path in place_of(target).glob("*") if path.is_file())
+    wishes = (FORMATS, (SAFETENSORS, "model"), (SAFETENSORS,))
+    chosen = next((wish for wish in wishes if count * (len(wish) * nbytes + SMALL_FILES) <= free), ())
+    left_out = [file for name, file in ARCHIVES.items() if name not in chosen]
+    if chosen and left_out:
         print(
-            f"writing {nbytes / 1e9:.1f} GB as safetensors; model.pt and model_state_dict.pt, each as large again, "
-            f"come with --formats {','.join(FORMATS)}",
+            f"{there} has {free / 1e9:.1f} GB free, so {' and '.join(left_out)} ({nbytes / 1e9:.1f} GB each) will not "
+            f"be written; with {count * (len(FORMATS) * nbytes + SMALL_FILES) / 1e9:.1f} GB free, the same command "
+            "with --force writes all",
             file=sys.stderr,
         )
-        return (SAFETENSORS,)
+    return chosen or wishes[-1]  # for which there is too little room, too: `require_space` says so
+
+
+def _known(asked: Sequence[str]) -> tuple[str, ...]:
     if unknown := [name for name in asked if name not in FORMATS]:
         raise ModelError(f"--formats has {unknown[0]!r}; known are {', '.join(FORMATS)}, joined by commas")
     return tuple(name for name in FORMATS if name in asked or name == SAFETENSORS)
@@ -307,4 +328,4 @@ def _write_texts(folder: Path, info: CheckpointInfo, recipe: Recipe, name: str) 
     (folder / "README.txt").write_text(read_me(info, name), encoding="utf-8")
 
 
-__all__ = ["FORMATS", "create"]
+__all__ = ["FORMATS", "create", "formats_with_room"]

@@ -1,10 +1,9 @@
 """Every command and snippet in the documents does what it says.
 
-README.md is walked in a copy of the project, block by block, in every run of the tests, less what takes long and is run
-by other tests, too. With GA_INTEGRATION=1 all of it is, and the other documents: that takes minutes. What cannot run
-here (a hub, a GPU, SLURM, docker) or makes an environment is understood all the same: the file exists, and the tool's
-own parser takes the words. A document in another language holds the same commands (test_translations.py), the one page
-only commands of the guide.
+Every run of the tests sees that each command is understood: the file exists, and the tool's own parser takes the words.
+With GA_INTEGRATION=1 the documents are walked, too, in a copy of the project, block by block, which takes minutes; less
+what cannot run here (a hub, a GPU, SLURM, docker) or makes an environment. A document in another language holds the
+same commands (test_translations.py), the one page only commands of the guide.
 """
 
 from __future__ import annotations
@@ -48,12 +47,6 @@ ELSEWHERE = {
     r"^conda |^pip |^python3 -m venv ": "makes an environment",
 }
 """Commands that are not run, and why."""
-LONG = {
-    r"_fast\.sh$": "the other preset; tests/scripts/test_launching.py",
-    r"test_checkpoint\.py": "tests/model_preparation/test_test_checkpoint.py",
-    r"create_best_checkpoints\.sh": "tests/model_preparation/test_best_checkpoints.py",
-}
-"""Commands that are run with GA_INTEGRATION=1 alone, and what runs the like at any time."""
 SWAPS = {
     r"^tail -f ": (r"tail ", "it never ends"),
     r"(_real|_fast)\.sh(?!.*--(dry-run|print-config)).*": (r'\g<0> --pair tiny --config "$BUDGET"', "it takes minutes"),
@@ -84,12 +77,8 @@ MODULES = {
 OTHERS = r"cd|source|export|for|do|done|echo|tar|tail|mkdir|git|hf|docker|conda|pip|python3|PYTHON=\S+|PAIR=\S+"
 
 
-ALL_OF_IT = os.environ.get("GA_INTEGRATION") == "1"
-
-
 def reason_not_to_run(command: str) -> str | None:
-    reasons = ELSEWHERE if ALL_OF_IT else ELSEWHERE | LONG
-    return next((why for pattern, why in reasons.items() if re.search(pattern, command)), None)
+    return next((why for pattern, why in ELSEWHERE.items() if re.search(pattern, command)), None)
 
 
 def as_run(command: str) -> str:
@@ -171,16 +160,14 @@ def test_the_readme_can_be_walked(project: Path, environment: dict[str, str]) ->
     printed = walk("README.md", project, environment)
     (answer,) = [text for block, text in printed.items() if "load_checkpoint.py" in block]
     assert "B crystal" in answer
-    assert "The checkpoint answers `B crystal`." in read("README.md")
     assert printed["python"].startswith("Hello world")
     assert (project / "results" / "mine" / "report.html").is_file()
     assert (project / "comparison.html").is_file()
 
 
+@long_one
 @pytest.mark.parametrize("document", [name for name in WITH_COMMANDS if name != "README.md"])
 def test_the_other_documents_can_be_walked(document: str, project: Path, environment: dict[str, str]) -> None:
-    if not ALL_OF_IT:
-        pytest.skip("runs every command of the document, which takes minutes; set GA_INTEGRATION=1 for it")
     if document == "DEPLOYMENT_READY.md":
         bash(DEPLOYED, project, environment)
     walk(document, project, environment)
@@ -188,9 +175,8 @@ def test_the_other_documents_can_be_walked(document: str, project: Path, environ
         bash(f"python -c {shlex.quote(one_page_python())}", project, environment)
 
 
+@long_one
 def test_the_whole_road_passes(project: Path, environment: dict[str, str]) -> None:
-    if not ALL_OF_IT:
-        pytest.skip("takes minutes; set GA_INTEGRATION=1 for it")
     printed = bash("./DEPLOY_TEST.sh --pair tiny", project, environment)
     assert "\nPASSED in " in printed
     assert (project / "model_checkpoints" / "deploy_test_tiny" / "README.txt").is_file()
@@ -275,7 +261,7 @@ def test_no_page_with_commands_is_left_out() -> None:
 
 def test_what_is_not_run_has_its_reason_and_each_reason_its_command() -> None:
     assert set(TRANSLATIONS) < set(WITH_COMMANDS)
-    for pattern in (*ELSEWHERE, *LONG, *SWAPS):
+    for pattern in (*ELSEWHERE, *SWAPS):
         assert [command for command in ALL if re.search(pattern, command)], pattern
     run = [command for command in ALL if not any(re.search(pattern, command) for pattern in ELSEWHERE)]
     assert len(run) > len(ALL) / 2

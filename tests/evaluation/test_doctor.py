@@ -18,6 +18,7 @@ from evaluation import doctor, examination
 from evaluation.entry import run_tool
 from evaluation.errors import EvaluationError
 from evaluation.memory import Machine, Sizes
+from evaluation.surroundings import TRITON, interpreter
 from model_preparation.hubs import reach
 from models.errors import ModelError
 from models.pairs import PAIRS, Pair
@@ -78,9 +79,25 @@ def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
 def test_models_that_are_not_here_are_the_reason_and_nothing_is_downloaded(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["--gpu", "cpu", "--pair", "hf:nobody/no-base:hf:nobody/no-donor"]) == 1
     told = capsys.readouterr().out.splitlines()
-    assert told[-1].startswith("a search cannot run: the base of the pair hf:nobody/no-base:hf:nobody/no-donor is not")
-    assert "download it with: python -m model_preparation.modelscope_utils" in told[-1]
+    assert told[-1].startswith(
+        "a search cannot run: base missing (a search of the pair hf:nobody/no-base:hf:nobody/no-"
+    )
+    assert f"download it with: {interpreter()} -m model_preparation.modelscope_utils" in told[-1]
     assert any(line.startswith("scan and mixer") for line in told)
+
+
+def test_models_that_are_not_here_are_no_reason_where_their_hub_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        reach, "ask", lambda places: {name: None if name == "Hugging Face" else "no" for name in places}
+    )
+    assert doctor.main(["--gpu", "cpu", "--pair", "hf:nobody/no-base:hf:nobody/no-donor"]) == 0
+    told = capsys.readouterr().out
+    assert "; a search fetches it; or download it with: " in told
+    assert told.endswith("a search can run\n")
+    assert doctor.main(["--gpu", "cpu", "--pair", "hf:nobody/no-base:ms:nobody/no-donor"]) == 1
+    assert "a search cannot run: donor missing (" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -221,7 +238,7 @@ def test_triton_that_does_not_run_is_told_with_the_reason_that_was_logged(gpu: G
 
 def test_triton_that_is_not_installed_is_told(gpu: Gpu) -> None:
     gpu.kernels, gpu.installed = "plain PyTorch", False
-    assert part(gpu.report(), "norm and SwiGLU").missing == "triton is not installed; pip install triton"
+    assert part(gpu.report(), "norm and SwiGLU").missing == f"triton is not installed; {TRITON}"
 
 
 def test_an_older_gpu_has_no_fp8(gpu: Gpu) -> None:
@@ -291,19 +308,16 @@ def test_every_forecast_has_its_share(gpu: Gpu) -> None:
     assert work["limit 10"] == pytest.approx(work["all questions"])
 
 
-def test_of_a_large_pair_that_cannot_run_a_gpu_is_missed_as_well() -> None:
-    def nowhere(pair: Pair, role: Any) -> Path:
-        raise ModelError("it is nowhere")
-
-    report = examination.examine(PAIRS["llamba-8b"], "cpu", nowhere, measure=False)
-    assert report.problems[0] == "it is nowhere"
+def test_of_a_large_pair_that_cannot_run_a_gpu_is_missed_as_well(tmp_path: Path) -> None:
+    report = examination.examine(PAIRS["llamba-8b"], "cpu", lambda pair, role: tmp_path, measure=False)
+    assert str(tmp_path) in report.problems[0]
     assert report.problems[1].startswith("no GPU is used")
 
 
-def test_a_model_error_of_any_kind_is_a_reason() -> None:
+def test_of_models_that_are_not_here_nothing_is_planned() -> None:
     def nowhere(pair: Pair, role: Any) -> Path:
         raise ModelError("it is nowhere")
 
     report = examination.examine(TINY, "cpu", nowhere, measure=True)
-    assert report.problems == ["it is nowhere"]
+    assert report.problems == []
     assert part(report, "memory").path == "not planned; both models take 0.01 GB in bfloat16"

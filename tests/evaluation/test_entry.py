@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.entry import Parser, run_tool
+from evaluation.entry import Parser, in_language, run_tool
 from evaluation.errors import EvaluationError
 from genetic_algorithm.errors import SearchError
 from models.errors import ModelError
@@ -114,3 +114,24 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
 def test_importing_it_loads_no_torch() -> None:
     program = "import sys, evaluation.entry, evaluation.remembering; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({}, "hello"),
+        ({"LANG": "zh_CN.UTF-8"}, "你好"),
+        ({"LANG": "zh_CN.UTF-8", "LC_MESSAGES": "en_US.UTF-8"}, "hello"),
+        ({"LANG": "en_US.UTF-8", "LC_ALL": "zh_TW"}, "你好"),
+        ({"LANG": "zh_CN.UTF-8", "GA_LANGUAGE": "en"}, "hello"),
+        ({"LANG": "zh_CN.UTF-8", "GA_LANGUAGE": ""}, "你好"),
+    ],
+)
+def test_the_language_is_that_of_the_script_else_of_the_locale(
+    environment: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GA_LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert in_language("hello", "你好") == told

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from evaluation import question_cache
+from evaluation import question_cache, tasks
 from evaluation.cluster import joining
 from evaluation.errors import EvaluationError
 from evaluation.journal import Journal
@@ -22,10 +22,29 @@ from evaluation.questions import QuestionSet
 from evaluation.tasks import TaskSource
 from genetic_algorithm import Answers, LayerSet
 from tests.evaluation.conftest import letter_docs, make_tokenizer, write_tasks
-from tests.fuzzing import NESTED, Damage, Refused, altered_json, always, damaged, damaged_json, fuzz, put, read, spelled
+from tests.evaluation.test_own_tasks import QUESTIONS as QUESTIONS_OF_OWN
+from tests.evaluation.test_own_tasks import REST
+from tests.evaluation.test_own_tasks import asked as asked_of
+from tests.fuzzing import (
+    NESTED,
+    Damage,
+    Refused,
+    altered_json,
+    altered_yaml,
+    always,
+    damaged,
+    damaged_json,
+    fuzz,
+    put,
+    read,
+    spelled,
+)
 
 HEADER = {"pair": "tiny", "dtype": "float32", "versions": {"torch": "2.13.0"}}
 QUESTIONS = 40
+ODD_YAML = ("2026-13-45", '!!int ""', "!!float x", "!!bool x", "!!timestamp x")
+NAMELESS = ("task own ", "unknown task ", "question ", "choice ")
+"""What is said of a task or its question names the task, not the file."""
 SETS = [LayerSet(()), LayerSet((2,)), LayerSet((2, 9)), LayerSet((0, 1, 2, 9))]
 
 
@@ -195,6 +214,58 @@ def test_fuzzed_question_cache_of_another_program(
         except question_cache._DAMAGE:
             return
         assert found.digest == whole_questions.digest
+
+    holds()
+
+
+OWN = f"""\
+task: own
+custom_dataset: !function evaluation.own_questions.from_file
+dataset_kwargs: {{file: own.jsonl}}
+{REST}"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, datasets_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a task of a user's own; lm-eval's own tasks, which it loads for seconds, are left out."""
+    monkeypatch.setattr(tasks, "_full_manager", tasks._manager)
+    monkeypatch.setattr(question_cache, "save", lambda *_: None)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "own.yaml").write_text(OWN)
+    (folder / "own.jsonl").write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS_OF_OWN))
+    return folder
+
+
+def own_is_asked_or_refused(folder: Path, path: Path, content: Damage) -> None:
+    put(path, content)
+    found = read(lambda: asked_of(folder, "own"), path, EvaluationError, nameless=NAMELESS)
+    assert isinstance(found, Refused | QuestionSet)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fuzzed_task_file(own: Path) -> None:
+    path = own / "own.yaml"
+
+    @fuzz(30)
+    @always(None, NESTED, b"[" * 100_000, OWN.replace("task: own", "task: 7").encode())
+    @always(*(OWN.replace("task: own", f"task: own\ndescription: {odd}").encode() for odd in ODD_YAML))
+    @given(content=st.one_of(damaged(OWN.encode()), altered_yaml(OWN)))
+    def holds(content: Damage) -> None:
+        own_is_asked_or_refused(own, path, content)
+
+    holds()
+
+
+def test_fuzzed_questions_of_a_task(own: Path) -> None:
+    path = own / "own.jsonl"
+    lines = st.lists(altered_json(QUESTIONS_OF_OWN[0]).map(spelled), min_size=1, max_size=3).map(b"\n".join)
+
+    @fuzz(30)
+    @always(None, NESTED)
+    @given(content=st.one_of(damaged(path.read_bytes()), lines))
+    def holds(content: Damage) -> None:
+        own_is_asked_or_refused(own, path, content)
 
     holds()
 

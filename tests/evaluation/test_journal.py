@@ -132,7 +132,9 @@ def test_a_torn_last_line_is_dropped_with_a_warning(tmp_path: Path, caplog: pyte
     path.write_bytes(path.read_bytes()[:-7])
     with caplog.at_level(logging.WARNING):
         journal = Journal(path, HEADER, QUESTIONS)
-    assert [record.message for record in caplog.records if "cut off" in record.message]
+    [message] = caplog.messages
+    assert message.startswith(f"{path}: the last line was cut off (")
+    assert message.endswith(" and is dropped; its answers are asked again")
     assert len(journal.layer_sets) == 3
     assert path.read_bytes().endswith(b"\n")
 

@@ -54,16 +54,30 @@ def test_packages_that_are_missing_are_named_with_what_they_bring(monkeypatch: p
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", nothing)
-    found = look(ROOT, several_workers=True)
+    found = look(ROOT)
     told = table(found)
     assert "lm_eval                     NEEDED, for: asking the questions; ./scripts/quick_test_real.sh" in told
-    assert (
-        "matplotlib                  not here; it would bring: the pictures of a report; pip install matplotlib" in told
+    assert "matplotlib                  not here; it would bring: the pictures of a report; ./scripts/quick" in told
+    assert finding(found, "ray").command == (
+        "./scripts/quick_test_real.sh --pair tiny --dry-run, then pip install -r requirements-cluster.txt in its "
+        "environment"
     )
-    assert finding(found, "ray").problem == (
-        "ray missing (several GPUs, several hosts); pip install -r requirements-cluster.txt"
-    )
-    assert finding(look(ROOT), "ray").problem is None
+    assert finding(found, "ray").problem is None
+    monkeypatch.setattr(metadata, "version", lambda name: "1" if name == "torch" else nothing(name))
+    ray = finding(look(ROOT), "ray").command
+    assert ray == f"{surroundings.interpreter()} -m pip install -r requirements-cluster.txt"
+
+
+def test_commands_name_this_python_from_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "my clone" / ".venv" / "bin" / "python"))
+    monkeypatch.chdir(tmp_path)
+    assert surroundings.interpreter() == "'my clone/.venv/bin/python'"
+    (tmp_path / "my clone").mkdir()
+    monkeypatch.chdir(tmp_path / "my clone")
+    assert surroundings.interpreter() == ".venv/bin/python"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert surroundings.interpreter() == f"'{tmp_path}/my clone/.venv/bin/python'"
 
 
 def test_disks_are_where_the_caches_are_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -300,7 +300,7 @@ def test_with_a_budget_the_forecast_is_the_budget_at_most(strategy: str) -> None
         ({"max_questions": 0}, "--max-questions must be above 0, got 0"),
         ({"max_passes": float("inf")}, "--max-passes must be above 0, got inf"),
         ({"max_hours": float("nan")}, "--max-hours must be above 0, got nan"),
-        ({"max_failed": 2}, "max_failed must be between 0 and 1, got 2"),
+        ({"max_failed": 2}, "--max-failed must be between 0 and 1, got 2"),
         ({"window": (5, 4)}, "--window 5:4 holds no layer"),
     ],
 )

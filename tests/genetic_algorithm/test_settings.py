@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from evaluation.entry import run_tool
 from genetic_algorithm import run_search
+from genetic_algorithm.config import SearchConfig
 from tests.genetic_algorithm.conftest import FACTORY, SMALL
 
 pytestmark = pytest.mark.usefixtures("no_drawings")
@@ -83,6 +85,16 @@ def test_settings_are_complete_and_hold_no_more_than_settings(printed: Printed) 
     assert dests - told == {"help", "config", "print_config", "dry_run", "join", "retry_failed"}
     assert "evaluator" not in here
     assert "pair" not in elsewhere
+
+
+def test_every_value_of_the_configuration_is_printed_and_read(tmp_path: Path, printed: Printed) -> None:
+    names = {field.name for field in dataclasses.fields(SearchConfig)}
+    found = printed("--gpu", "cpu")[0]
+    assert not names - set(found)
+    (tmp_path / "s.yaml").write_text("tournament: 5\nplausible: 0.25\n")
+    changed = printed("--gpu", "cpu", "--config", str(tmp_path / "s.yaml"))[0]
+    assert changed == found | {"tournament": 5, "plausible": 0.25}
+    assert printed("--gpu", "cpu", "--config", str(tmp_path / "s.yaml"), "--tournament", "4")[0]["tournament"] == 4
 
 
 def test_a_run_is_made_again_from_its_folder_with_the_same_result(tmp_path: Path, printed: Printed) -> None:
@@ -166,6 +178,8 @@ def test_who_says_where_it_runs_says_all_of_it(tmp_path: Path, printed: Printed)
         ("log_to: [mlflow]", "log_to: a list cannot be ('mlflow' is nothing to log to; known are"),
         ("seed: 1\nseed: 2", "line 2: seed is given twice; keep one"),
         ("max_passes: 2\nmax-full-mmlu: 2", "line 2: max-full-mmlu is given twice; keep one"),
+        ("tournament: 0", "--tournament must be at least 1, got 0 (with the settings in "),
+        ("doubt: 2", "--doubt must be between 0 and 1, got 2.0"),
         ("population: 0", "--population must be at least 1, got 0 (with the settings in "),
         ("- population: 20", "holds no settings; write them as `population: 20`, one a line"),
         ("population 20", "holds no settings; write them as `population: 20`, one a line"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.surroundings import Finding
+from evaluation.surroundings import Finding, interpreter
 from model_preparation import readiness
 from model_preparation.hubs import reach
 from models.pairs import PAIRS
@@ -87,11 +87,19 @@ def test_what_is_not_here_of_a_pair_has_the_command_that_brings_it(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
     found = look("llamba-8b")
-    assert found["donor"].command == ("download it with: python -m model_preparation.modelscope_utils --pair llamba-8b")
+    assert found["donor"].command == (
+        f"a search fetches it; or download it with: {interpreter()} -m model_preparation.modelscope_utils "
+        "--pair llamba-8b"
+    )
+    assert found["donor"].problem is None
     assert found["Hugging Face"].found == "mirror.example answers"
     assert found["questions"].problem is None  # a search fetches them
     hubs["Hugging Face"] = "no route"
     assert "give a copy of cais/mmlu with --mmlu-dir DIR" in (look("llamba-8b")["questions"].problem or "")
+    assert f"; download it with: {interpreter()} -m" in (look("llamba-8b")["donor"].problem or "")
+    hubs["ModelScope"] = None
+    assert look("llamba-8b")["donor"].problem is None
+    assert look("llamba-8b")["base"].problem is not None  # which ModelScope does not have
     (tmp_path / "datasets" / "cais___mmlu").mkdir(parents=True)
     assert look("llamba-8b")["questions"].found == f"MMLU in {tmp_path}/datasets/cais___mmlu"
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from evaluation.entry import run_tool
+from evaluation.surroundings import interpreter
 from model_preparation import get_model_modelscope, hubs, pair_facts, sources
 from model_preparation.modelscope_utils import main
 from model_preparation.sources import (
@@ -175,7 +176,7 @@ def test_where_nothing_helps_each_hub_is_quoted_in_one_line(capsys: pytest.Captu
     assert line.endswith("say: huggingface refuses org/mine; modelscope refuses org/mine")
     assert run_tool("modelscope_utils.py", main, ["--pair", "llamba-8b", "--offline"]) == 2
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.endswith("download it with: python -m model_preparation.modelscope_utils --pair llamba-8b")
+    assert told.endswith(f"download it with: {interpreter()} -m model_preparation.modelscope_utils --pair llamba-8b")
 
 
 def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:

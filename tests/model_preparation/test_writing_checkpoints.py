@@ -179,15 +179,58 @@ def test_an_unknown_format_is_named(command: list[str], tmp_path: Path, capsys: 
     assert "--formats has 'gguf'; known are safetensors, state_dict, model" in refused(arguments, capsys)
 
 
-def test_large_models_are_written_as_safetensors_only(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def room_for(formats: float, weights: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the disk seem to have room for weights of so many bytes in so many formats, and for small files once."""
+    free = int(formats * weights) + writing.SMALL_FILES
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10 * free, 9 * free, free))
+
+
+@pytest.mark.parametrize(
+    ("formats", "written", "left_out"),
+    [
+        (3, {"model.pt", "model_state_dict.pt"}, None),
+        (2.9, {"model.pt"}, "so model_state_dict.pt ("),
+        (1.9, set(), "so model_state_dict.pt and model.pt ("),
+    ],
+)
+def test_all_formats_are_written_where_the_disk_has_room_model_pt_before_the_state_dict(
+    formats: float,
+    written: set[str],
+    left_out: str | None,
+    command: list[str],
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(writing, "SMALL_MODEL_BYTES", 1000)
+    weights = json.loads((checkpoint / "checkpoint_info.json").read_text())["num_parameters"] * 2
     target = tmp_path / "made"
-    assert main([*command, "--output_dir", str(target), "--layers", "1"]) == 0
-    assert "come with --formats safetensors,state_dict,model" in capsys.readouterr().err
-    assert not list(target.glob("*.pt"))
-    assert load_model(target)[0].config.attention_layers == (1,)
+    room_for(formats, weights, monkeypatch)
+    assert main([*command, "--output_dir", str(target), "--layers", "1", "3"]) == 0
+    assert {path.name for path in target.glob("*.pt")} == written
+    told = [line for line in capsys.readouterr().err.splitlines() if "will not be written" in line]
+    assert [left_out in line and "GB free, the same command with --force" in line for line in told] == [True] * (
+        left_out is not None
+    )
+    assert load_model(target)[0].config.attention_layers == (1, 3)
+    room_for(3, weights, monkeypatch)
+    assert main([*command, "--output_dir", str(target), "--layers", "1", "3", "--force"]) == 0
+    assert torch.load(target / "model.pt").config.attention_layers == (1, 3)
+
+
+def test_what_an_interrupted_run_has_written_counts_as_room(
+    command: list[str], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*command, "--output_dir", str(tmp_path / "made"), "--layers", "1", "3"]
+    weights = json.loads((checkpoint / "checkpoint_info.json").read_text())["num_parameters"] * 2
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    room_for(3, weights, monkeypatch)
+    fails_at("model.pt", KeyboardInterrupt, monkeypatch)
+    assert run_tool("create", main, arguments) == 130
+    monkeypatch.undo()
+    room_for(1, weights, monkeypatch)
+    assert main([*arguments, "--resume"]) == 0
+    assert len(list((tmp_path / "made").glob("*.pt"))) == 2
 
 
 def test_shards_are_what_transformers_reads(
@@ -283,7 +326,15 @@ def test_the_command_on_record_makes_the_same_weights(checkpoint: Path, tmp_path
 def test_what_is_whole_outlives_a_resume_that_fails(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [*command, "--output_dir", str(tmp_path / "made"), "--layers", "1"]
+    arguments = [
+        *command,
+        "--output_dir",
+        str(tmp_path / "made"),
+        "--layers",
+        "1",
+        "--formats",
+        ",".join(writing.FORMATS),
+    ]
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     fails_at("model.pt", KeyboardInterrupt, monkeypatch)
     assert run_tool("create", main, arguments) == 130

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -18,12 +19,14 @@ from models.errors import ModelError
 from models.layer_files import donor_layer_files, fingerprint, layer_file
 from models.loading import load_base, load_donor_layer_state, load_layer_file, read_llama_config
 from models.modeling_llamba import LlambaForCausalLM
+from models.pairs import get_pair
 from models.weights import WeightFile
 from tests.fuzzing import (
     NESTED,
     Damage,
     Refused,
     altered_json,
+    altered_yaml,
     always,
     damaged,
     damaged_json,
@@ -230,3 +233,28 @@ def test_fuzzed_metadata_of_layers_in_a_fingerprint(folders: Folders, tmp_path: 
         assert isinstance(found, Refused) or len(found) == 16
 
     holds()
+
+
+PAIR = """\
+base: tiny/base
+donor: hf:org/llama@main
+tasks: [tiny_recall, mmlu]
+unseen_tasks:
+  - tiny_heldout
+task_dir: tasks
+description: "two of my own"
+license: mit
+preset: tiny
+"""
+
+
+@fuzz(60)
+@always(None, NESTED, PAIR.replace("mit", "2026-13-45").encode(), PAIR.replace("mit", "!!timestamp x").encode())
+@given(content=st.one_of(damaged(PAIR.encode()), altered_yaml(PAIR)))
+def test_fuzzed_pair_file(tmp_path: Path, content: Damage) -> None:
+    (tmp_path / "tasks").mkdir(exist_ok=True)
+    put(tmp_path / "mine.yaml", content)
+    pair = read(lambda: get_pair(str(tmp_path / "mine.yaml")), tmp_path / "mine.yaml", ModelError)
+    if not isinstance(pair, Refused):
+        assert pair.name == str(tmp_path / "mine.yaml")
+        assert all(pair.tasks)

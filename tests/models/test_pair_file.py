@@ -67,6 +67,12 @@ def test_what_is_left_out_is_what_the_zoo_knows_of_the_models(folder: Path) -> N
     assert get_pair(str(write(folder, "base: tiny/base\ndonor: donor\n"))).tasks == ("tiny",)
 
 
+def test_every_value_is_a_text_whatever_it_looks_like(folder: Path) -> None:
+    odd = "license: 2026-13-45\ndescription: !!float x\ntasks: [7, no]\n"
+    pair = get_pair(str(write(folder, f"base: base\ndonor: donor\n{odd}")))
+    assert (pair.license, pair.description, pair.tasks) == ("2026-13-45", "x", ("7", "no"))
+
+
 def test_another_donor_in_its_place_keeps_its_tasks(folder: Path) -> None:
     path = str(write(folder, WHOLE))
     mixed = named_pair(path, None, "org/other")
@@ -92,16 +98,26 @@ def test_a_colon_and_yaml_at_the_end_are_still_two_models(folder: Path, monkeypa
         ("base: base\ndonr: donor\n", "{path}: there is no 'donr' in a pair; the nearest is 'donor'"),
         ("[base, donor]", "{path} is no pair; it must say"),
         ("base: base\ndonor: donor\ntask: [mmlu]\n", "{path}: there is no 'task' in a pair; the nearest is 'tasks'"),
-        ("base: base\ndonor: 7\n", "{path}: donor: 7 cannot be; give one text"),
+        ("base: base\ndonor: [7]\n", "{path}: donor: ['7'] cannot be; give one text"),
+        ('base: base\ndonor: !!int ""\n', "{path}: donor: '' cannot be; give one text"),
+        (
+            "base: ~no-one/x\ndonor: donor\n",
+            "{path}: the base '~no-one/x' is no folder ('{folder}/~no-one/x')",
+        ),
+        (f"base: {'x' * 300}\ndonor: donor\n", "{path}: the base 'xxx"),
+        (
+            "base: base\ndonor: donor\ntask_dir: ~no-one\n",
+            "~no-one' is no folder; give the one of the task files",
+        ),
         ("base: base\ndonor: donor\ntasks: mmlu\n", "{path}: tasks: 'mmlu' cannot be; give a list of names, as [mmlu]"),
         ("base: base\ndonor: donor\ntasks: []\n", "{path}: tasks: [] cannot be; give a list of names, as [mmlu]"),
         (
             "base: ./bse\ndonor: donor\n",
-            "{path}: the base ./bse is no folder ({folder}/bse); check the path",
+            "{path}: the base './bse' is no folder ('{folder}/bse'); check the path",
         ),
         ("base: bse\ndonor: donor\n", "{path}: the base 'bse' is neither a folder here nor a hub id"),
-        ("base: bse\ndonor: donor\n", "(with @revision if need be); there is no folder {folder}/bse"),
-        ("base: base\ndonor: donor\ntask_dir: tsks\n", "tsks is no folder; give the one of the task files"),
+        ("base: bse\ndonor: donor\n", "(with @revision if need be); there is no folder '{folder}/bse'"),
+        ("base: base\ndonor: donor\ntask_dir: tsks\n", "tsks' is no folder; give the one of the task files"),
     ],
 )
 def test_what_is_wrong_with_it_is_told_in_one_line(folder: Path, text: str | None, told: str) -> None:

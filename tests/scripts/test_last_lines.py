@@ -67,6 +67,25 @@ def test_the_whole_road(locale: dict[str, str], told: str, clone: Path, run: Run
     )
 
 
+def test_a_checkpoint_and_the_checks(run: Run, clone: Path, tmp_path: Path) -> None:
+    options = ["--pair", "tiny", "--layers", "0", "--formats", "safetensors", "--force", "--output_dir", "a b"]
+    check = write_program(clone / "scripts" / "check.sh", "#!/bin/sh\nexit $CODE\n")
+    assert check.exists()
+    for locale, test, passed, failed in (
+        (CHINESE, "测试这个 checkpoint：", "run_tests.sh：全部检查通过", "run_tests.sh：未通过，"),
+        (NO_LOCALE, "test it with: ", "run_tests.sh: all checks passed", "run_tests.sh: not passed; "),
+    ):
+        made = run(ROOT / "scripts" / "create_checkpoint.sh", *options, PYTHON=sys.executable, **locale)
+        assert made.returncode == 0, made.stderr
+        last = made.stderr.splitlines()[-1]
+        assert last == f"{test}python model_preparation/test_checkpoint.py --checkpoint 'a b'"
+        assert json.loads(made.stdout)["checkpoint"] == "a b"
+        for code, told in ((0, passed), (3, failed)):
+            done = run(clone / "scripts" / "run_tests.sh", PYTHON=sys.executable, CODE=str(code), **locale)
+            assert done.returncode == code
+            assert done.stderr.splitlines()[-1].startswith(told)
+
+
 def test_checkpoints_and_jobs(clone: Path, run: Run, recorder: Path, tmp_path: Path) -> None:
     write_program(tmp_path / "bin" / "sbatch", "#!/bin/sh\necho 42\n")
     path = f"{tmp_path}/bin:/usr/bin:/bin"

@@ -32,6 +32,14 @@ def test_before_any_set_up_it_names_the_command_and_makes_nothing(clone: Path, r
     assert sorted(path for path in clone.rglob("*") if "__pycache__" not in path.parts) == before
 
 
+def test_where_conda_is_its_environment_is_what_lacks(clone: Path, run: Run, tmp_path: Path) -> None:
+    tools = only(tmp_path / "few", *TOOLS)
+    write_program(tools / "conda", "#!/bin/sh\nexit 1\n")  # which knows no such environment
+    done = run(clone / "scripts" / "verify_setup.sh", PATH=str(tools), CONDA_ENV="mine")
+    assert done.returncode == 1
+    assert "not ready: there is no conda environment mine yet; make it with: ./scripts/quick" in done.stderr
+
+
 def test_without_any_python_it_says_so(clone: Path, run: Run, tmp_path: Path) -> None:
     path = str(only(tmp_path / "few", *TOOLS))
     done = run(clone / "scripts" / "verify_setup.sh", PATH=path)

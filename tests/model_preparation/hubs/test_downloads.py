@@ -75,7 +75,8 @@ def test_a_download_that_was_cut_off_goes_on_where_it_was(
     hub: HubServer, model: HubModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub.cut_after = 200_000
-    refused(model)
+    told = refused(model)  # the double then refuses all that is asked
+    assert told.endswith(("run again later", "check the network and MODELSCOPE_ENDPOINT, and run again to go on"))
     first = hub.sent
     hub.cut_after, hub.status = None, None
     hub.asked.clear()
