@@ -88,13 +88,13 @@ tool model_preparation.test_specific_combination --pair "$PAIR" --layers "$one_l
   >/dev/null
 
 announce "search"
-# Without the language of last lines: the next step, which the search would name, is taken here.
+# Without the language of last lines: the next step, which these two would name, is taken here.
 GA_LANGUAGE="" tool genetic_algorithm.run_search --pair "$PAIR" --gpu "$gpu" --seed "$seed" --output-dir "$run" \
   >/dev/null
 results=("$run"/search_result_*.json)
 
 announce "a checkpoint of the best set found"
-tool model_preparation.create_replaced_model_checkpoint --pair "$PAIR" --from_result "${results[0]}" \
+GA_LANGUAGE="" tool model_preparation.create_replaced_model_checkpoint --pair "$PAIR" --from_result "${results[0]}" \
   --llama_layers_dir "$layers" --output_dir "$checkpoint" --force --gpu "$gpu" >/dev/null
 
 announce "the checkpoint's test"
