@@ -37,6 +37,8 @@ from genetic_algorithm import Evaluator, LayerSet
 
 SLOT = "ga_worker"
 """Ray's name of the room for one worker on a host of ours."""
+CONNECT_S = 10.0
+"""Seconds that the head of a cluster has to answer."""
 SHORT = "/tmp"
 """Where Ray's folders lie: paths of its sockets have at most 107 bytes, which $TMPDIR of a job may use up."""
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
@@ -116,12 +118,18 @@ class RayPool:
                 self._start()
 
     def _join(self, address: str) -> None:
+        _require_answer(address)
         self._set(ENVIRONMENT)
         import ray
 
         self._ray = ray
         try:
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
+            ray.init(
+                address=address,
+                runtime_env={"env_vars": _settings(os.environ)},  # else workers have those of whoever started Ray
+                log_to_driver=False,
+                configure_logging=False,
+            )
         except Exception as error:
             raise EvaluationError(f"--ray-address {address}: {in_words(error)}") from error
 
@@ -284,6 +292,26 @@ class RayPool:
             self.events.put(Lost(worker, in_words(own if is_own and own else error), own if is_own else None))
 
         call.future().add_done_callback(done)
+
+
+def _require_answer(address: str) -> None:
+    """Refuse where nobody listens: Ray itself would try for more than a minute, and then end this process."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal() and "://" not in address):
+        return  # `auto`, or what Ray says of it
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise EvaluationError(
+            f"--ray-address {address}: nobody answers there ({in_words(error)}); `ray status` on the cluster's head "
+            "names its address"
+        ) from error
+
+
+def _settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that say where models and questions are, and how they are run; no secrets, which all would see."""
+    prefixes = ("GA_", "HF_", "MODELSCOPE_", "TRITON_", "TORCH")
+    return {name: value for name, value in environment.items() if name.startswith(prefixes) and "TOKEN" not in name}
 
 
 @contextmanager

@@ -55,7 +55,7 @@ SOME = [
     ["--gpu", "cpu", "--window", "1:9", "--must-include", "2,3", "--forbid", "5", "--layer-cost", "0.005"],
     ["--gpu", "cpu", "--tasks", "tiny_recall:1", "tiny_position:0.5", "--num-fewshot", "0", "--strategy", "beam"],
     ["--gpu", "cpu", "--strategy", "ga-original", "--fast-limit", "none", "--holdout", "0", "--final-limit", "none"],
-    ["--cpu-workers", "2", "--listen", "127.0.0.1", "--log-to", "tensorboard", "--mmlu-dir", "some where"],
+    ["--cpu-workers", "2", "--ray-address", "auto", "--log-to", "tensorboard", "--mmlu-dir", "some where"],
     ["--gpu", "cpu", "--elite", "0+2,7", "--single-layer-scores", "0:0.31,1:4e-1", "--output-dir", "somewhere"],
     ["--gpu", "cpu", "--elite", "none", "--max-questions", "9000", "--retry-failed"],
     ["--base", "org/a", "--donor", "hf:org/b@c", "--gpu", "cpu", "--batch-tokens", "4096", "--memory", "resident"],

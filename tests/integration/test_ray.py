@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
+import socket
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from evaluation.cluster import reaper
+from evaluation.cluster.ray_pool import ENVIRONMENT
+from evaluation.cluster.ray_pool import LOOPBACK as LOOPBACK_ONLY
 from tests.conftest import long_one
 from tests.evaluation.cluster.threads import wait_for
 from tests.genetic_algorithm.conftest import CommandLine
@@ -161,3 +168,44 @@ def test_what_an_evaluator_raises_while_it_is_made_is_told_in_one_line(module_li
     assert stderr.splitlines()[-1].startswith("run_search: error: no worker comes up: SearchError: --evaluator ")
     assert "Traceback" not in stderr
     assert not (module_line.folder / "none").exists()
+
+
+@pytest.fixture
+def others_cluster(module_line: CommandLine) -> Iterator[str]:
+    """The address of a Ray cluster that somebody else runs on this host, with two cores."""
+    folder = Path(tempfile.mkdtemp(prefix="ray_", dir="/tmp"))  # paths of Ray's sockets are long
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**module_line.environment, **ENVIRONMENT, **LOOPBACK_ONLY}
+    head = ["--head", f"--port={port}", "--num-cpus=2", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *head, "--include-dashboard=false", "--block"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as daemon:
+        try:
+            wait_for(lambda: is_open(port) or daemon.poll() is not None, START_S)
+            assert daemon.poll() is None
+            yield f"127.0.0.1:{port}"
+        finally:
+            daemon.terminate()  # and it ends its daemons
+            daemon.wait(30)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@long_one
+def test_workers_of_a_cluster_that_runs_already_are_used_and_given_back(
+    module_line: CommandLine, others_cluster: str
+) -> None:
+    for out in ("others", "others_again"):  # the second finds the room that the first took
+        process = module_line.start(
+            module_line.command("--ray-address", others_cluster, *WORKERS, out=out), **LOOPBACK_ONLY
+        )
+        _, stderr = process.communicate(timeout=START_S)
+        assert process.returncode == 0, stderr
+        assert "2 workers" in stderr
+        assert module_line.result(out) == module_line.result("alone")
+    assert is_open(int(others_cluster.rpartition(":")[2]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ class Ray(SimpleNamespace):
         super().__init__(left=failures, folders=[], ends=0)
 
     def init(self, **given: Any) -> None:
+        self.given = given
         if "_temp_dir" in given:
             self.folders.append(Path(given["_temp_dir"]))
         if self.left:
@@ -64,8 +66,25 @@ def test_ray_that_never_comes_up_is_one_line_and_leaves_nothing(monkeypatch: pyt
     assert dict(os.environ) == before
 
 
-def test_a_cluster_of_others_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_of_others_is_asked_once_with_settings_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = Ray(failures=1)
-    with pytest.raises(EvaluationError, match="--ray-address a:1: RuntimeError: The current node timed out"):
-        pool(ray, monkeypatch, address="a:1")
+    monkeypatch.setenv("HF_HOME", "/models")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    with pytest.raises(EvaluationError, match="--ray-address auto: RuntimeError: The current node timed out"):
+        pool(ray, monkeypatch, address="auto")
     assert ray.left == 0
+    variables = ray.given["runtime_env"]["env_vars"]
+    assert variables["HF_HOME"] == "/models"
+    assert not {"HF_TOKEN", "PATH"} & set(variables)
+
+
+def test_a_cluster_that_nobody_answers_for_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = Ray(failures=0)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setitem(sys.modules, "ray", ray)
+        monkeypatch.setattr(ray_pool, "require_ray", lambda: None)
+        with pytest.raises(EvaluationError, match=rf"^--ray-address {address}: nobody answers there \(.*refused\); "):
+            RayPool(ClusterOptions(address=address), lambda: None)  # type: ignore[arg-type,return-value]
+    assert ray.ends == 0
