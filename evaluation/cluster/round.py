@@ -19,6 +19,9 @@ LOSSES_TOGETHER, LOSSES_ALONE = 2, 5
 """How often workers may die over a part before its sets go alone, and over one set before it has failed."""
 TRIES = 2
 """Workers on which a set must raise before it has failed, where there are as many."""
+NEARLY_LONGEST = 0.85
+"""Of the longest part: with less, one that is long may come last and end late; with more, every worker asks the donor
+for every slice (benchmarks/scaling.py; for hundreds of workers, 0.7 would be better by 4 %)."""
 STRAGGLER, STRAGGLER_S = 3.0, 30.0
 """A part that takes so many times as long as its price says, and so many seconds, goes to a free worker as well."""
 LOOK_S = 1.0
@@ -84,14 +87,19 @@ class Round:
         return bool(self._waiting) or self._clock() - self._looked >= LOOK_S
 
     def take(self, worker: int, is_only_one: bool) -> Task | None:
-        """What a free worker does next: the longest part of a slice that it has not failed on, else one overdue.
+        """What a free worker does next: one of the longest parts that it has not failed on, else one overdue.
 
-        Slices that the worker has met come first: an engine asks the donor once for each, too, and so would every
-        worker for all of them. Then come those with the most left for each worker that is at them.
+        Of parts nearly as long as the longest, those of slices that the worker has met come first: an engine asks the
+        donor once for each, too, and so would every worker for all of them. Then come those of slices with the most
+        left for each worker that is at them.
         """
         at = Counter(task.part.slice for task in self._running.values())
         met = self._met.get(worker, set())
-        for key in sorted(self._waiting, key=lambda key: (key not in met, -self._left[key] / (at[key] + 1))):
+        next_of = {key: tasks[-1].part.price for key, tasks in self._waiting.items()}
+        long = NEARLY_LONGEST * max(next_of.values(), default=0.0)
+        for key in sorted(
+            self._waiting, key=lambda key: (next_of[key] < long, key not in met, -self._left[key] / (at[key] + 1))
+        ):
             tasks = self._waiting[key]
             for place in range(len(tasks) - 1, -1, -1):
                 task = tasks[place]

@@ -52,7 +52,7 @@ def test_the_longest_part_goes_first_and_all_are_answered_with_their_questions()
 
 def test_workers_spread_over_the_slices_and_keep_to_those_they_have_met() -> None:
     met: dict[int, set[int]] = {}
-    parts = [part(A), part(B, price=9.0), part(C, questions=SECOND, price=8.0), part(D, questions=SECOND, price=7.0)]
+    parts = [part(A), part(B, price=9.0), part(C, questions=SECOND, price=8.5), part(D, questions=SECOND, price=8.0)]
     going = Round(parts, met=met)
     assert (take(going, 1), take(going, 2)) == ((A,), (C,))
     assert reply(going, 2, C) == [C]
@@ -62,6 +62,12 @@ def test_workers_spread_over_the_slices_and_keep_to_those_they_have_met() -> Non
     assert reply(going, 2, B) == [B]
     again = Round(parts, met=met)
     assert (take(again, 1), take(again, 2)) == ((A,), (C,))  # worker 2 has met both, where there is most to do is next
+
+
+def test_a_part_that_is_much_longer_does_not_come_last_for_its_slice() -> None:
+    parts = [part(A, price=5.0), part(B, questions=SECOND, price=2.0), part(C, questions=SECOND, price=2.0)]
+    going = Round(parts, met={1: {part(B, questions=SECOND).slice}})
+    assert take(going, 1) == (A,)
 
 
 def test_sets_that_were_not_asked_are_left_out() -> None:
