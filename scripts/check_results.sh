@@ -9,8 +9,8 @@ usage: scripts/check_results.sh [--all] [--dir DIR] [--json] [RUN...]
 Shows the ranking that a search ended with: layers, accuracy, standard error,
 held-out accuracy, what is established, and the page that tells the rest. RUN is
 the folder of a search; without it, the newest one in results/; --all: all of
-there; --dir: of those in DIR. Exit status 1 where there is no result yet, 2
-where one is damaged.
+there, one result below the other, and at the end how to read them; --dir: of
+those in DIR. Exit status 1 where there is no result yet, 2 where one is damaged.
 
 --json: one line, for machines:
   {"finished": [{...}], "unfinished": [folders]}, and for each finished run:

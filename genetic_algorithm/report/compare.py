@@ -66,7 +66,7 @@ def render(runs: Sequence[RunDocuments]) -> str:
     body = "".join(f"<section>\n<h2>{title}</h2>\n{text}</section>\n" for title, text in sections)
     title = f"{len(runs)} searches compared"
     head = f'<header>\n<p class="kicker">GA Layer Search</p>\n<h1>{title}</h1>\n</header>\n'
-    return page(title, f"{head}<main>\n{body}</main>\n")
+    return page(title, f"{head}<main>\n{body}</main>\n", runs="RUN RUN...")
 
 
 def labels(runs: Sequence[RunDocuments]) -> list[str]:
@@ -122,4 +122,4 @@ def _settings(settings: Sequence[dict[str, str]], names: Sequence[str]) -> str:
     if not differing:
         return "<p>None: these runs have the same settings.</p>\n"
     rows = [[escaped(name), *(escaped(of.get(name, NONE)) for of in settings)] for name in differing]
-    return table(["setting", *map(escaped, names)], rows, words=range(len(settings) + 1))
+    return table(["setting", *map(escaped, names)], rows, words=range(len(settings) + 1), is_wide=True)

@@ -46,8 +46,15 @@ def render(run: RunDocuments) -> str:
         )
 
 
-def page(title: str, body: str, *, reload_s: int | None = None) -> str:
-    """A whole document around its body, which is HTML; the title is text."""
+def page(title: str, body: str, *, runs: str = "RUN", reload_s: int | None = None) -> str:
+    """A whole document around its body, which is HTML; the title is text.
+
+    Args:
+        title: of the document.
+        body: what stands in it above the footer.
+        runs: arguments of the command that makes such a page.
+        reload_s: seconds after which the page loads itself anew; None where it never does.
+    """
     body = body.replace("95 %", "95&nbsp;%")
     again = f'<meta http-equiv="refresh" content="{reload_s}">\n' if reload_s else ""
     return (
@@ -56,7 +63,7 @@ def page(title: str, body: str, *, reload_s: int | None = None) -> str:
         f'{again}<link rel="icon" href="data:,">\n'
         f"<title>{escaped(title)} - GA Layer Search</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}"
         "<footer><p>Made by GA Layer Search. ± is one standard error, for new questions of the same subjects; "
-        "intervals are of 95 %. <code>python -m genetic_algorithm.report RUN</code> makes this page anew.</p>"
+        f"intervals are of 95 %. <code>python -m genetic_algorithm.report {runs}</code> makes this page anew.</p>"
         "</footer>\n"
         "</body>\n</html>\n"
     )

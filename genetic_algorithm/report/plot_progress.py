@@ -13,7 +13,7 @@ from genetic_algorithm.report.words import Measure, count, layers_of, number, pl
 
 _STYLES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1)), (0, (3, 1)))
 _MARKERS = "osD^vP"
-_NARROW = 0.12  # share of the width below which a stage is not named
+_LETTER = 0.016  # width of a letter of a stage's name, as a share of the axis
 BAR = {"capsize": 2.0, "elinewidth": 1.0, "linestyle": "none"}
 """Of every error bar."""
 
@@ -163,12 +163,18 @@ def _bars(axes: Any, scores: dict[int, tuple[float, float]], shift: float, **sty
 
 def _name_stages(axes: Any, stages: Sequence[dict[str, Any]], last: int) -> None:
     starts = [int(stage["question_evaluations"]) for stage in stages]
-    for stage, start, end in zip(stages, starts, [*starts[1:], last], strict=True):
+    ends: list[float] = []  # of the last name in each row, the lowest first: names that would collide stand higher
+    for stage, start in zip(stages, starts, strict=True):
+        width = _LETTER * (len(stage["stage"]) + 1) * last
+        is_last = start + width > 1.05 * last  # its name would leave the drawing
+        left = start - width if is_last else start
+        row = next((i for i, end in enumerate(ends) if end <= left), len(ends))
+        ends[row : row + 1] = [left + width]
         if start:
             axes.axvline(start, color=MUTED, lw=0.8, linestyle=":")
-        if end - start > _NARROW * last:
-            where = {"xycoords": ("data", "axes fraction"), "xytext": (3, 3), "textcoords": "offset points"}
-            axes.annotate(stage["stage"], (start, 1.0), color=MUTED, fontsize=8, **where)
+        where = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        beside = {"xytext": (-3 if is_last else 3, 3 + 10 * row), "ha": "right" if is_last else "left"}
+        axes.annotate(stage["stage"], (start, 1.0), color=MUTED, fontsize=8, **where, **beside)
 
 
 def _thousands(axes: Any) -> None:

@@ -104,12 +104,13 @@ def found(run: RunDocuments, measure: Measure) -> str:
     }
     head = ["rank", "layers", *(["estimate"] if has_estimates else []), f"{measure.short}, {CHOSE}", "how many"]
     head += [*(f"{measure.short}, {title}" for title in shown.values()), "p against the best"]
+    of_base = next((one["p_value"] for one in result["comparisons"] if not one["against"]), None)
     rows = []
     for entry in entries:
         parts = [measure.part(entry, name) for name in shown]
         has_chosen = entry["part"] != "holdout"  # the donor is asked the hold-out alone
         estimate = entry.get("estimate")
-        p_best = entry.get("p_value_vs_best")
+        p_best = of_base if entry["rank"] == "base" else entry.get("p_value_vs_best")
         rows.append(
             [
                 escaped(entry["rank"]),
@@ -126,7 +127,8 @@ def found(run: RunDocuments, measure: Measure) -> str:
     note = (
         f"<p class=note>{sentence(result['ranked_by'])} Scores on the {CHOSE} flatter the best sets a little; those on "
         f" different numbers of questions do not compare.{held} p-values are of paired tests, here not corrected for "
-        "their number, on the hold-out, or where that was not asked of both on all questions that both answered.</p>"
+        "their number, on the hold-out, or where that was not asked of both on all questions that both answered; the "
+        "donor is not tested.</p>"
     )
     return table(head, rows, words=(0, 1)) + note
 

@@ -37,9 +37,10 @@ figcaption { margin-top: .5rem; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--muted); padding-bottom: .3rem; }
 th, td { text-align: left; vertical-align: top; padding: .32rem 1.1rem .32rem 0; border-bottom: 1px solid var(--grid); }
-th { font-weight: 600; vertical-align: bottom; max-width: 11rem; line-height: 1.3; }
+th { font-weight: 600; vertical-align: bottom; max-width: 11rem; line-height: 1.3; overflow-wrap: break-word; }
 td { white-space: nowrap; }
 .wide td { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; max-width: 44rem; }
+.wide th { max-width: 15rem; }
 .n { text-align: right; }
 pre { margin: 0 0 1rem; padding: .8rem 1rem; background: var(--wash); border-radius: 4px; font-size: .8125rem;
   line-height: 1.5; white-space: pre-wrap; overflow-wrap: anywhere; }

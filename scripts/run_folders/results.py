@@ -7,7 +7,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ def _check_numbers(document: dict[str, Any]) -> None:
     document.get("evaluator", {}).get("pair")
 
 
-def spell_result(folder: Path, result: dict[str, Any]) -> str:
-    """The ranking of a finished search, with standard errors, and what it establishes."""
+def spell_result(folder: Path, result: dict[str, Any], *, with_notes: bool = True) -> str:
+    """The ranking of a finished search, with standard errors, what it establishes and how to read it."""
     beside = [result[name] | {"rank": name} for name in ("base", "donor") if result.get(name)]
     rows = [("rank", "layers", "estimate", "accuracy", "questions", "hold-out", "all")]
     for entry in [*result["final_results"], *beside]:
@@ -72,15 +72,21 @@ def spell_result(folder: Path, result: dict[str, Any]) -> str:
     columns = [column for column in zip(*rows, strict=True) if set(column[1:]) != {"-"}]
     padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in columns]
     table = ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
-    said = [result[name] for name in ("ranked_by", "conclusion") if result.get(name)]
-    if any(entry.get("holdout_accuracy") is not None for entry in result["final_results"]):
-        said.insert(0, _ACCURACY)
+    said = [*(_notes(result) if with_notes else ()), *([result["conclusion"]] if result.get("conclusion") else [])]
     return "\n".join([str(folder), *(f"  {line}" for line in (*table, *said))])
 
 
-def show_results(runs: Iterable[Run], *, as_json: bool) -> int:
+def _notes(result: dict[str, Any]) -> list[str]:
+    """How to read the ranking; most often the same of all searches."""
+    has_holdout = any(entry.get("holdout_accuracy") is not None for entry in result["final_results"])
+    ranked_by = result.get("ranked_by")
+    return [*([_ACCURACY] if has_holdout else []), *([str(ranked_by)] if ranked_by else [])]
+
+
+def show_results(runs: Sequence[Run], *, as_json: bool) -> int:
     """Print what finished searches found: for people, or with `as_json` all of it as one line of JSON."""
     shown: list[dict[str, Any]] = []
+    notes: dict[str, list[str]] = {}  # of which runs each is
     unfinished, is_damaged = [], False
     for run in runs:
         try:
@@ -96,9 +102,15 @@ def show_results(runs: Iterable[Run], *, as_json: bool) -> int:
             continue
         shown.append(_entry(run, result))
         if not as_json:
-            print("\n".join([spell_result(run.folder, result), *_what_comes_next(run, result)]))
+            for note in _notes(result):
+                notes.setdefault(note, []).append(str(run.folder))
+            told = spell_result(run.folder, result, with_notes=len(runs) == 1)
+            print("\n".join([told, *_what_comes_next(run, result)]))
     if as_json:
         print(json.dumps({"finished": shown, "unfinished": unfinished}))
+    elif len(runs) > 1:
+        for note, folders in notes.items():
+            print(note if len(folders) == len(shown) else f"{', '.join(folders)}: {note}")
     return 2 if is_damaged else 0 if shown else 1
 
 
@@ -115,12 +127,13 @@ def _entry(run: Run, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _what_comes_next(run: Run, result: dict[str, Any]) -> list[str]:
-    """Lines with the command that makes checkpoints, where there are models, and last with the report's path."""
+    """Lines with the command that makes the best set's checkpoint, where there are models, and the report's path."""
     is_chinese = os.environ.get("GA_LANGUAGE") == "zh"  # as scripts/lib.sh chose by the locale
     lines = []
     if result.get("evaluator", {}).get("pair"):
-        command = f"model_preparation/create_best_checkpoints.sh --from-result {shlex.quote(str(run.result))}"
-        lines.append(f"  {'生成 checkpoint：' if is_chinese else 'make checkpoints of it: '}{command}")
+        result_file = shlex.quote(str(run.result))
+        command = f"scripts/create_checkpoint.sh --from_result {result_file} --output_dir model_checkpoints/best"
+        lines.append(f"  {'生成 checkpoint：' if is_chinese else 'make its checkpoint with: '}{command}")
     if run.report.is_file():
         lines.append(f"  {'报告：' if is_chinese else 'report: '}{run.report}")
     return lines

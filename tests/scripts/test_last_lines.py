@@ -44,7 +44,8 @@ def test_a_search_its_results_and_its_monitor(run: Run, tmp_path: Path) -> None:
         best = json.loads(searched.stdout.splitlines()[-1])
         last = searched.stderr.splitlines()[-1]
         assert last.startswith(found + "+".join(map(str, best["layers"])))
-        assert f"scripts/create_checkpoint.sh --from_result {best['result']} --output_dir " in last
+        make = f"scripts/create_checkpoint.sh --from_result {best['result']} --output_dir model_checkpoints/best"
+        assert last.endswith(make)
         shown = run(scripts / "check_results.sh", "found", PYTHON=sys.executable, **locale)
         assert shown.stderr == ""
         assert shown.stdout.splitlines()[-1] == f"{report}found/report.html"

@@ -67,9 +67,27 @@ def test_what_is_shown_ends_with_the_report_and_before_it_the_next_step(
     assert main(["results", str(folder)]) == 0
     *_, before, last = capsys.readouterr().out.splitlines()
     assert last == f"  report: {folder / 'report.html'}"
-    assert ("--from-result" in before) == makes
+    assert ("--from_result" in before) == makes
     if makes:
-        assert shlex.split(before)[-1] == str(folder / f"search_result_{STAMP}.json")
+        result = str(folder / f"search_result_{STAMP}.json")
+        assert shlex.split(before)[-4:] == ["--from_result", result, "--output_dir", "model_checkpoints/best"]
+
+
+def test_notes_of_several_are_told_once_and_last(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    others = [make_run(folder.with_name(name)) for name in ("real_2", "real_3")]
+    for run in (folder, *others):
+        write_result(run)
+    assert main(["results", "--all", "--dir", str(folder.parent)]) == 0
+    shown = capsys.readouterr().out
+    *_, accuracy, ranked_by = shown.splitlines()
+    assert accuracy.startswith("accuracy: on questions by which sets were chosen")
+    assert ranked_by == "rank: by the estimate."
+    assert shown.count(accuracy) == shown.count(ranked_by) == 1
+    assert shown.count("2+9 it is.") == 3
+    write_result(others[1], ranked_by="rank: by lot.")
+    assert main(["results", "--all", "--dir", str(folder.parent)]) == 0
+    *_, first, last = capsys.readouterr().out.splitlines()
+    assert (first, last) == (f"{folder}, {others[0]}: rank: by the estimate.", f"{others[1]}: rank: by lot.")
 
 
 def test_a_damaged_result_does_not_hide_the_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

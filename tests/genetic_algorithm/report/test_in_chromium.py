@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from genetic_algorithm.report import compare
-from tests.genetic_algorithm.report.runs import CONFIG, Deep, Told, WithDivergence
+from tests.genetic_algorithm.report.runs import CONFIG, EVALUATOR, Deep, Told, WithDivergence
 
 WIDTHS = (400, 1400)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
@@ -48,6 +48,8 @@ function look(frame) {
       parseFloat(getComputedStyle(text).fontSize) * box.width / drawing.viewBox.baseVal.width));
     return {width: box.width, height: box.height, shapes: shapes, outside: outside, letters: letters};
   });
+  seen.overprinted = [...page.querySelectorAll("th")].filter(head => head.scrollWidth > head.clientWidth + 1)
+    .map(head => head.textContent);
   const last = page.querySelector("footer").getBoundingClientRect();
   seen.height = last.bottom - page.body.getBoundingClientRect().top;
   return seen;
@@ -89,6 +91,7 @@ def assert_fits(seen: list[dict[str, Any]], drawings: int) -> None:
     for of in seen:
         assert of["scroll_width"] <= of["width"]
         assert of["too_wide"] == []
+        assert of["overprinted"] == []
         assert len(of["drawings"]) == drawings
         for drawing in of["drawings"]:
             assert drawing["width"] > 300
@@ -131,7 +134,10 @@ def test_an_unfinished_search_and_a_comparison_are_too(browser: str, tmp_path: P
     assert console == []
     assert_fits(seen, len(seen[0]["drawings"]))
     assert len(seen[0]["drawings"]) >= 4
-    runs = [told.documents(is_over=False, folder=Path(f"/runs/{name}")) for name in ("a" * 200, "b", "c", "d")]
+    runs = []
+    for seed, name in enumerate(("a" * 200, "deploy_20261128_044800", "c", "d")):
+        differing = {"evaluator": EVALUATOR, "search": vars(replace(CONFIG, seed=seed))}
+        runs.append(told.documents(is_over=False, folder=Path(f"/runs/{name}"), run=differing))
     seen, console = looked_at(browser, compare.render(runs), tmp_path)
     assert console == []
     assert_fits(seen, 1)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from genetic_algorithm import SearchConfig
-from genetic_algorithm.report import compare
+from genetic_algorithm.report import compare, plot_progress
 from genetic_algorithm.report.page import RELOAD_S, render
-from genetic_algorithm.report.words import plural
+from genetic_algorithm.report.words import Measure, plural
 from tests.conftest import long_one
 from tests.genetic_algorithm.report.runs import CONFIG, Deep, Page, Told, WithDivergence
 
@@ -122,6 +122,26 @@ def test_the_ranking_has_no_empty_column_and_the_donor_no_score_that_chose() -> 
     assert donor["rank"] == "donor"
     assert donor["accuracy, questions that chose"] == donor["how many"] == "\N{EN DASH}"
     assert donor["accuracy, hold-out"].startswith("0.")
+
+
+def test_the_base_has_the_same_p_value_in_both_tables(page: str) -> None:
+    head, *ranked = rows(page, "What was found")
+    (base,) = (dict(zip(head, row, strict=True)) for row in ranked if row[0] == "base")
+    compared, *rivals = rows(page, "The winner beside its rivals")
+    (against,) = (dict(zip(compared, row, strict=True)) for row in rivals if row[0].endswith("(base)"))
+    assert base["p against the best"] == against["p"] == "< 0.001"
+
+
+def test_every_stage_is_named_however_short(told: Told) -> None:
+    documents = told.documents(is_over=True)
+    assert documents.data is not None
+    names = [("first", 0), ("second", 500), ("third", 510), ("held out", told.done - 1)]
+    documents.data["track"]["stages"] = [{"stage": name, "question_evaluations": at} for name, at in names]
+    drawing = plot_progress.convergence(documents.data, documents.result, Measure.of("accuracy", False))
+    found = re.findall(r'<text [^>]*?\by="([-\d.]+)"[^>]*>(first|second|third|held out)</text>', drawing)
+    down = {name: float(y) for y, name in found}
+    assert down.keys() == dict(names).keys()
+    assert down["first"] == down["second"] == down["held out"] > down["third"]  # this one above, beside the second
 
 
 def test_a_less_than_sign_in_it_is_written_as_html_wants_it(page: str) -> None:
@@ -306,3 +326,4 @@ def test_runs_compared(told: Told) -> None:
     assert "search.population" in differing
     assert "search.goal" not in differing
     assert not found.every("i")
+    assert "python -m genetic_algorithm.report RUN RUN... makes this page anew" in found.text
