@@ -79,7 +79,7 @@ def table(document: Mapping[str, Any]) -> list[str]:
     rows = {name: entry for name, entry in named.items() if entry}
     cells = [("rank", "estimate", "accuracy", "+-", "questions", "hold-out", "all", "layers")]
     for name, entry in rows.items():
-        chose = entry["part"] != HOLDOUT  # the donor is asked the hold-out alone
+        chose = entry["part"] != HOLDOUT  # the donor is asked the hold-out alone, and so may the base be
         cells.append(
             (
                 name,
