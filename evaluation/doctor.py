@@ -17,6 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+if __name__ == "__main__":  # before what follows imports them
+    from evaluation.entry import require_packages
+
+    require_packages("doctor")
+
 from evaluation.config import DType, Memory
 from evaluation.surroundings import look
 

@@ -11,8 +11,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
+_PACKAGES = {
+    "datasets", "huggingface_hub", "lm_eval", "numpy", "safetensors", "scipy", "tokenizers", "torch", "tqdm",
+    "transformers", "yaml",
+}  # fmt: skip
+"""Imported names of what requirements.txt lists and no tool goes without."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -37,9 +43,9 @@ def run_tool(name: str, main: Callable[[Sequence[str] | None], int], argv: Seque
     """Run `main(argv)` and return the exit code.
 
     2: the user gave something that cannot be (a ModelError, SearchError or EvaluationError, or what argparse
-    refuses); 1: the machine refused (OSError; a full disk is named as such); 130: interrupted. Each prints
-    `name: error: <one line>` on stderr. A programming error keeps its traceback, and with GA_DEBUG=1 in the
-    environment so does every error.
+    refuses); 1: the machine refused (OSError; a full disk is named as such), or this Python lacks a package that
+    set-up installs; 130: interrupted. Each prints `name: error: <one line>` on stderr. A programming error keeps its
+    traceback, and with GA_DEBUG=1 in the environment so does every error.
     """
     debug = os.environ.get("GA_DEBUG") == "1"
     try:
@@ -58,6 +64,12 @@ def run_tool(name: str, main: Callable[[Sequence[str] | None], int], argv: Seque
         )
         print(f"{name}: {told}", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:  # before _user_errors, which would import the same
+        package = (error.name or "").partition(".")[0]
+        if debug or not _is_lacking(package):
+            raise
+        print(f"{name}: error: {_spell_lack(package)}", file=sys.stderr)
+        return 1
     except _user_errors() as error:  # imported only now, so that Ctrl-C at the start finds its line, too
         if debug:
             raise
@@ -86,6 +98,30 @@ def become_tool(name: str, main: Callable[[Sequence[str] | None], int]) -> NoRet
         os._exit(code)
     gc.freeze()  # else Python ends by looking for garbage in all that was imported, for a second
     sys.exit(code)
+
+
+def require_packages(name: str) -> None:
+    """End with one line where this Python has none of the set-up's packages; for tools that import them at their top.
+
+    Raises:
+        SystemExit: it has not.
+    """
+    if _is_lacking("numpy"):
+        print(f"{name}: error: {_spell_lack('numpy')}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _is_lacking(package: str) -> bool:
+    return package in _PACKAGES and find_spec(package) is None
+
+
+def _spell_lack(package: str) -> str:
+    from evaluation.surroundings import INSTALL
+
+    return (
+        f"{sys.executable} has no package {package}; activate the environment that set-up made "
+        f"(source .venv/bin/activate, or: conda activate ga_layer_search), or make it: {INSTALL}"
+    )
 
 
 def last_line(english: str, chinese: str) -> None:

@@ -22,10 +22,12 @@ from importlib import metadata
 from pathlib import Path
 
 _TIMEOUT_S = 5
-_INSTALL = "./scripts/quick_test_real.sh --pair tiny --dry-run"
+INSTALL = "./scripts/quick_test_real.sh --pair tiny --dry-run"
 """Makes the environment and does no more."""
-TRITON = f"PyTorch for CUDA brings it: unset TORCH_INDEX_URL, or name the index of such a build, and run {_INSTALL}"
+TRITON = f"PyTorch for CUDA brings it: unset TORCH_INDEX_URL, or name the index of such a build, and run {INSTALL}"
 """What brings Triton."""
+_FETCHED = {"base", "donor", "questions"}
+"""What a search brings by itself where there is a network."""
 SPARE_BYTES = 500_000_000
 """Of disk that a search and its log never come near."""
 
@@ -77,6 +79,18 @@ def table(findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
+def verdict(problems: Sequence[str], findings: Sequence[Finding]) -> str:
+    """The line below the table: whether a search can run; of what the table tells, only the names of its rows."""
+    rows = {one.problem: one.name for one in findings if one.problem}
+    missing = [rows[problem] for problem in problems if problem in rows]
+    told = [problem for problem in problems if problem not in rows]
+    if missing:
+        told.append(f"{', '.join(missing)} missing (above, NEEDED: what for, and what brings it)")
+    if _FETCHED.intersection(missing):
+        told.append("with a network, a search and DEPLOY_TEST.sh download models and questions by themselves")
+    return f"a search cannot run: {'; '.join(told)}" if told else "a search can run"
+
+
 def disks(root: Path, environment: Mapping[str, str] = os.environ) -> list[Finding]:
     """Free space where results, checkpoints and caches lie."""
     home = Path.home() / ".cache"
@@ -117,13 +131,13 @@ def _python() -> Finding:
 
 
 _PACKAGES = (
-    ("torch", "running the models", _INSTALL, True),
-    ("transformers", "the models' classes", _INSTALL, True),
-    ("lm_eval", "asking the questions", _INSTALL, True),
-    ("modelscope", "Llama from where it is not gated", _INSTALL, False),
+    ("torch", "running the models", INSTALL, True),
+    ("transformers", "the models' classes", INSTALL, True),
+    ("lm_eval", "asking the questions", INSTALL, True),
+    ("modelscope", "Llama from where it is not gated", INSTALL, False),
     ("triton", "fast kernels on a GPU", TRITON, False),
     ("ray", "several GPUs, several hosts", "pip install -r requirements-cluster.txt", False),
-    ("matplotlib", "the pictures of a report", _INSTALL, False),
+    ("matplotlib", "the pictures of a report", INSTALL, False),
     ("tensorboard", "curves with --log-to tensorboard", "pip install -e '.[logging]'", False),
     ("wandb", "curves with --log-to wandb", "pip install -e '.[logging]'", False),
 )
@@ -135,7 +149,7 @@ def _packages() -> list[Finding]:
     for name, brings, command, is_needed in _PACKAGES:
         version = _version(name)
         if command.startswith("pip "):
-            command = f"{interpreter()} -m {command}" if is_set_up else f"{_INSTALL}, then {command} in its environment"
+            command = f"{interpreter()} -m {command}" if is_set_up else f"{INSTALL}, then {command} in its environment"
         found.append(Finding(name, version, brings, command, is_needed))
     return found
 
@@ -203,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps({"can_run": not problems, "problems": problems, "surroundings": list(map(asdict, found))}))
     else:
         print(table(found))
-        print(f"a search cannot run: {'; '.join(problems)}" if problems else "a search can run")
+        print(verdict(problems, found))
     return 1 if problems else 0
 
 

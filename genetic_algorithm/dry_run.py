@@ -22,23 +22,25 @@ def tell(evaluator: Evaluator, search: Search) -> int:
     in_all, parts = search.ledger.num_questions, search.ledger.parts
     budget = None if search.ledger.budget is None else search.ledger.budget + search.hold_out_cost
     stages = search.forecast()
-    most, mostly = (sum(getattr(stage, name) for stage in stages) for name in ("questions", "typical"))
-    most = most if budget is None else min(most, budget)
+    unheld, mostly = (sum(getattr(stage, name) for stage in stages) for name in ("questions", "typical"))
+    most = unheld if budget is None else min(unheld, budget)
     total = StageForecast("in all", sum(stage.sets for stage in stages), most, mostly)
     beside = "" if search.space.contains(LayerSet(())) else ", and the base"
     print(f"Dry run: {search.space.size:,} possible layer sets{beside}; no run is begun.")
     for line in _setting(search, budget):
         print(f"  {line}")
     for name, value in about.items():
-        print(f"  {name}: {value}")
+        print(f"  {_spell_name(str(name))}: {value}")
+    print("Evaluations are answers of one set to one question; passes and time are of what searches mostly ask.")
     width = max(10, *(len(stage.stage) + 1 for stage in stages))
-    print(f"{'':<{width}}{'at most:':>10}{'question-':>14}{'mostly:':>12}{'question-':>14}{'full':>9}")
-    print(f"{'':<{width}}{'sets':>10}{'evaluations':>14}{'time':>12}{'evaluations':>14}{'passes':>9}")
+    print(f"{'':<{width}}{'sets at most':>14}{'evaluations at most':>21}{'mostly':>12}{'passes':>9}{'time':>14}")
     for stage in (*stages, total):
         time = "unknown" if pace is None else spell_seconds(stage.typical * pace)
         passes = f"{stage.typical / in_all:.1f}"
-        print(f"{stage.stage:<{width}}{stage.sets:>10,}{stage.questions:>14,}{time:>12}", end="")
-        print(f"{stage.typical:>14,}{passes:>9}")
+        print(f"{stage.stage:<{width}}{stage.sets:>14,}{stage.questions:>21,}", end="")
+        print(f"{stage.typical:>12,}{passes:>9}{time:>14}")
+    if most < unheld:
+        print(f"The budget holds all stages together to {most:,} evaluations; their own limits add up to {unheld:,}.")
     for stage in stages:
         if stage.shared_passes is not None:
             told = f"{stage.shared_passes:,.0f} passes of one model where sets share their lower layers"
@@ -60,6 +62,11 @@ def tell(evaluator: Evaluator, search: Search) -> int:
     }
     print(json.dumps(document, default=str))
     return 0
+
+
+def _spell_name(name: str) -> str:
+    """`peak memory in GiB` of `peak_memory_gib`."""
+    return name.replace("_gib", " in GiB").replace("_", " ")
 
 
 def _setting(search: Search, budget: int | None) -> list[str]:

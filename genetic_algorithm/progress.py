@@ -133,7 +133,7 @@ class Progress:
             self._bar.refresh()
         pace = seconds_in_all / self.done if self.done else 0.0
         _log.info(
-            "%s in %.1f s; best %s; %s%s",
+            "%s in %.1f s; best: %s; %s%s",
             _spell_request(request),
             seconds,
             self._spell_best(),
@@ -175,7 +175,8 @@ class Progress:
             return "not known yet"
         layers, score = self.best
         questions = _count(score.asked, "question")
-        return f"{layers} {spell_score(self._outcome.ledger, score)} ({questions}, of those asked most)"
+        named = f"layer{'' if len(layers) == 1 else 's'} {layers}"
+        return f"{named}, {spell_score(self._outcome.ledger, score)} ({questions}, of those asked most)"
 
 
 def _spell_request(request: Request) -> str:

@@ -77,17 +77,24 @@ def table(document: Mapping[str, Any]) -> list[str]:
     named = {str(entry["rank"]): entry for entry in document["final_results"]}
     named |= {"base": document["base"], "donor": document.get("donor")}
     rows = {name: entry for name, entry in named.items() if entry}
-    has_estimates = any(entry["estimate"] is not None for entry in rows.values())
-    estimate = "estimate  " if has_estimates else ""
-    lines = [f" rank  {estimate}accuracy  +-      questions  hold-out  all       layers"]
+    cells = [("rank", "estimate", "accuracy", "+-", "questions", "hold-out", "all", "layers")]
     for name, entry in rows.items():
-        estimate = f"{_or_dash(entry['estimate']):<10}" if has_estimates else ""
-        layers = LayerSet.from_indices(entry["layers"])
-        lines.append(
-            f"{name:>5}  {estimate}{entry['accuracy']:.4f}    {entry['standard_error']:.4f}  "
-            f"{entry['questions']:>9}  {_or_dash(entry['holdout_accuracy']):>8}  "
-            f"{_or_dash(entry['full_accuracy']):<8}  {'all' if name == 'donor' else layers}"
+        chose = entry["part"] != HOLDOUT  # the donor is asked the hold-out alone, and so may the base be
+        cells.append(
+            (
+                name,
+                _or_dash(entry["estimate"]),
+                _or_dash(entry["accuracy"] if chose else None),
+                _or_dash(entry["standard_error"] if chose else None),
+                str(entry["questions"]) if chose else "-",
+                _or_dash(entry["holdout_accuracy"]),
+                _or_dash(entry["full_accuracy"]),
+                "all" if name == "donor" else str(LayerSet.from_indices(entry["layers"])),
+            )
         )
+    columns = [column for column in zip(*cells, strict=True) if set(column[1:]) != {"-"}]
+    padded = [[cell.rjust(max(map(len, column))) for cell in column] for column in columns[:-1]]
+    lines = ["  ".join(row) for row in zip(*padded, columns[-1], strict=True)]
     return [*lines, document["ranked_by"], document["conclusion"]]
 
 

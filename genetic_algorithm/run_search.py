@@ -22,6 +22,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+if __name__ == "__main__":  # before what follows imports them
+    from evaluation.entry import require_packages
+
+    require_packages("run_search")
+
 import numpy as np
 
 from genetic_algorithm import arguments, dry_run, observers, prior_knowledge, result, run_folder, settings, wiring

@@ -88,6 +88,8 @@ def _against_landscape(
                 f"搜索实测：{score}（其中未参与选择的 {count:,} 题）",
             )
         )
+    if sets[layers] >= within[best]:
+        return True, ("the best of all sets", "在全部组合中最优"), lines
     if (within[best] - sets[layers]) / questions <= TOLERANCE:
         told = f"within {TOLERANCE} of the best of all sets", f"与全部组合中最优者相差不超过 {TOLERANCE}"
         return True, told, lines

@@ -118,7 +118,7 @@ pip_install() {
 
 # Install what the requirements list, and this project itself, unless that was done before. $1: run, cluster or dev.
 install_requirements() {
-  local prefix key flavour list=requirements.txt flavours=("$1")
+  local prefix key flavour failed_index list=requirements.txt flavours=("$1")
   local failed="installing failed; see above for why (no network? disk full?)"
   [[ -z $PYTHON ]] || return 0
   case $1 in
@@ -130,7 +130,8 @@ install_requirements() {
   [[ $(cat -- "$prefix/ga_layer_search.$1" 2>/dev/null) != "$key" ]] || return 0
   say "installing what $list lists into $prefix (once; minutes; how far: tail -f $SETUP_LOG) ..."
   if [[ -n $TORCH_INDEX_URL ]]; then
-    pip_install "torch could not be had from TORCH_INDEX_URL=$TORCH_INDEX_URL; check it or unset it" \
+    failed_index="torch could not be had from TORCH_INDEX_URL=$TORCH_INDEX_URL, which could not be reached or lacks it"
+    pip_install "$failed_index; check it or unset it (SETUP.md, Mirrors)" \
       --index-url "$TORCH_INDEX_URL" "$(grep '^torch==' "$ROOT/requirements.txt")"
   fi
   pip_install "$failed" -r "$ROOT/$list"

@@ -13,6 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+if __name__ == "__main__":  # before what follows imports them
+    from evaluation.entry import require_packages
+
+    require_packages("report")
+
 from genetic_algorithm import run_folder
 from genetic_algorithm.report import compare, page
 from genetic_algorithm.report.reading import RunDocuments, paths_of

@@ -21,7 +21,7 @@ _STALE_S = 60.0  # workers.json is written every few seconds
 _AHEAD_S = 5.0  # what a host wrote may seem to come from the future by so much before its clock is told of
 _NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 _BEST = re.compile(
-    rf"(?P<layers>[0-9]{{1,9}}(?:\+[0-9]{{1,9}})*|none) (?P<words>.*?)"
+    rf"(?:layers? )?(?P<layers>[0-9]{{1,9}}(?:\+[0-9]{{1,9}})*|none),? (?P<words>.*?)"
     rf"(?P<score>{_NUMBER}) \+- (?P<error>{_NUMBER}).*\((?P<n>[0-9,]{{1,11}}) question"
 )
 

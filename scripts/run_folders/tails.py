@@ -14,7 +14,7 @@ _MOST = 1e12  # questions or seconds of a line; more is damage
 _WINDOW_S = 60.0  # of answering, over which the pace is taken
 _LINE = re.compile(r"\S+ \S+ (?P<level>[A-Z]) (?P<text>.*)")
 _REQUEST = re.compile(r"(?:begins )?(?P<stage>[^:,]+), (?P<label>[^:]+): \d+ (?:sets? x \d+ question|of \d+ set)")
-_BEST = re.compile(r"; best (?P<best>.+?);(?:.* (?P<left>about [^;]* left.*)$)?")  # at the end, nothing is left
+_BEST = re.compile(r"; best:? (?P<best>.+?);(?:.* (?P<left>about [^;]* left.*)$)?")  # at the end, nothing is left
 _ABOUT = re.compile(r"; [\d,]+ of (?:about )?(?P<about>[0-9,]{1,20}) done")
 _ENDED = "the search ended by "
 

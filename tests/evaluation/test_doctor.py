@@ -79,10 +79,12 @@ def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
 def test_models_that_are_not_here_are_the_reason_and_nothing_is_downloaded(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["--gpu", "cpu", "--pair", "hf:nobody/no-base:hf:nobody/no-donor"]) == 1
     told = capsys.readouterr().out.splitlines()
-    assert told[-1].startswith(
-        "a search cannot run: base missing (a search of the pair hf:nobody/no-base:hf:nobody/no-"
-    )
-    assert f"download it with: {interpreter()} -m model_preparation.modelscope_utils" in told[-1]
+    assert told[-1].startswith("a search cannot run: base, donor")  # and the questions, where they are not here
+    assert "a search and DEPLOY_TEST.sh download models" in told[-1]
+    assert len(told[-1]) < 250
+    for row in (line for line in told if line.startswith(("base ", "donor "))):
+        assert "NEEDED, for: a search of the pair hf:nobody/no-base:hf:nobody/no-" in row
+        assert f"download it with: {interpreter()} -m model_preparation.modelscope_utils" in row
     assert any(line.startswith("scan and mixer") for line in told)
 
 
@@ -97,7 +99,7 @@ def test_models_that_are_not_here_are_no_reason_where_their_hub_answers(
     assert "; a search fetches it; or download it with: " in told
     assert told.endswith("a search can run\n")
     assert doctor.main(["--gpu", "cpu", "--pair", "hf:nobody/no-base:ms:nobody/no-donor"]) == 1
-    assert "a search cannot run: donor missing (" in capsys.readouterr().out
+    assert "a search cannot run: donor missing (above, NEEDED: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -286,7 +288,7 @@ def test_claims_name_measurements_that_are_here() -> None:
 def test_what_is_said_of_8b_is_what_its_page_says() -> None:
     limited, whole = "one candidate, limit 10", "one candidate, all questions"
     bf16, fp8 = (figures(limited)[i] for i in (3, -1))
-    assert f"{fp8:.2f} s instead of {bf16:.2f} " in (examination.BRINGS["fp8"] or "")
+    assert f"fp8 against bfloat16, both on one H200: {fp8:.2f} s and {bf16:.2f} s " in (examination.BRINGS["fp8"] or "")
     for which, work in (("limit 10", limited), ("all questions", whole)):
         assert examination.SHARE_OF_MATRIX_RATE["Triton"][which] == round(figures(f"{work}, bf16, exact")[-1], 2)
 

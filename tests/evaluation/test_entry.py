@@ -70,6 +70,32 @@ def test_bad_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert told == "tool: error: argument --layers: expected at least one argument; --help lists the options\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "package"),
+    [
+        ("model_preparation/load_checkpoint.py --checkpoint x", "torch"),
+        ("model_preparation/test_specific_combination.py --pair tiny --layers 2", "numpy"),
+        ("-m genetic_algorithm.run_search --pair tiny --dry-run", "numpy"),
+        ("-m genetic_algorithm.report x", "numpy"),
+        ("-m evaluation.doctor", "numpy"),
+        ("-m evaluation.lm", "lm_eval"),
+    ],
+)
+def test_a_python_without_the_packages_is_told_in_one_line(words: str, package: str) -> None:
+    command = [sys.executable, "-S", *words.split()]  # -S: without site-packages
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env={})
+    assert done.returncode == 1
+    assert f" error: {sys.executable} has no package {package}; activate the environment" in done.stderr
+    assert "conda activate ga_layer_search" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_module_of_ones_own_that_is_missing_keeps_its_traceback() -> None:
+    for name in ("my_evaluator", "torch.nowhere"):
+        with pytest.raises(ModuleNotFoundError):
+            run_tool("tool", _raising(ModuleNotFoundError(name=name)), [])
+
+
 def test_a_programming_error_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_tool("tool", _raising(ZeroDivisionError()), [])

@@ -161,6 +161,8 @@ def test_a_dry_run_tells_strategy_questions_hold_out_and_budget(capsys: pytest.C
     assert "budget: 2,800 question-evaluations (10.0 passes); without it " in out
     assert "time: at most 3 h 00 min of evaluation" in out
     told = json.loads(out.splitlines()[-1])
+    unheld = sum(stage["questions"] for stage in told["stages"])
+    assert f"all stages together to 2,800 evaluations; their own limits add up to {unheld:,}." in out
     assert told["budget"] == 2800
     assert told["questions"]["holdout"] == 72
     assert told["question_evaluations"] <= told["question_evaluations_at_most"] <= 2800
@@ -172,6 +174,7 @@ def test_a_dry_run_without_a_budget_says_what_it_may_cost(capsys: pytest.Capture
     assert _run("--dry-run", "--strategy", "ga-original", "--generations", "200") == 0
     out = capsys.readouterr().out
     assert re.search(r"budget: none; [\d,]+ question-evaluations at most \([\d.,]+ passes\)", out)
+    assert "all stages together" not in out
     told = json.loads(out.splitlines()[-1])
     assert told["budget"] is None
     assert all(stage["sets"] > 0 for stage in told["stages"])  # also where stage 1 may look at every set

@@ -54,7 +54,10 @@ def test_how_much_of_the_way_to_it_the_best_set_goes_is_said_and_drawn() -> None
     leader = "+".join(map(str, document["final_results"][0]["layers"]))
     share = f"{(best - base) / (donor - base):.0%}"
     assert document["conclusion"].endswith(f" on these: {leader} makes up {share} of what the base lacks.")
-    assert result.table(document)[-3].split()[0] == "donor"
+    head, *_, last, _, _ = (line.split() for line in result.table(document))
+    row = dict(zip(head, last, strict=True))
+    assert (row["rank"], row["layers"], row["hold-out"]) == ("donor", "all", f"{donor:.4f}")
+    assert row["accuracy"] == row["+-"] == row["questions"] == "-"  # of questions that chose, which it was not asked
     page = told.page()
     assert "donor, 0.9" in page
     assert f"The donor has {donor:.3f}" in page

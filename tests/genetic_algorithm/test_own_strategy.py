@@ -64,7 +64,8 @@ def test_it_searches_within_its_budget_and_tells_what_it_found(with_steps: Comma
     assert base["accuracy"] == base["holdout_accuracy"] > 0
     assert base["questions"] == base["holdout_questions"] > 0
     assert json.loads(done.stdout)["base_accuracy"] == base["accuracy"]
-    assert f" base  {base['accuracy']:.4f}" in done.stderr
+    rows = {line.split()[0]: line.split()[1:] for line in done.stderr.splitlines() if line.strip()}
+    assert rows["base"] == ["-", "-", "-", f"{base['holdout_accuracy']:.4f}", "none"]
     assert (with_steps.folder / "run" / "report.html").exists()
 
 

@@ -50,7 +50,7 @@ def test_elsewhere_there_are_lines_alone(tmp_path: Path, monkeypatch: pytest.Mon
     assert "\r" not in shown
     assert "%|" not in shown
     # Not what the result will rank first: a strategy may rank by more than the score.
-    assert re.search(r"; best [0-9+]+ 0\.\d+ \+- 0\.\d+ \(\d+ questions, of those asked most\); ", shown)
+    assert re.search(r"; best: layers? [0-9+]+, 0\.\d+ \+- 0\.\d+ \(\d+ questions, of those asked most\); ", shown)
     (log,) = (tmp_path / "run").glob("search_log_*.txt")
     assert [line.split(" ", 3)[3] for line in log.read_text().splitlines()] == shown.splitlines()
 

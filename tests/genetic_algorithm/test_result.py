@@ -144,6 +144,7 @@ def test_what_the_ranking_goes_by_is_said() -> None:
     lines = result.table(made)
     assert lines[-2:] == [made["ranked_by"], made["conclusion"]]
     assert "estimate" in lines[0]
+    assert ("all" in lines[0].split()) == any(entry["full_accuracy"] for entry in made["final_results"])
     assert len(lines) == len(made["final_results"]) + 4
 
 

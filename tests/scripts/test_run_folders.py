@@ -26,7 +26,7 @@ OLD_LOG = """2026-01-01 10:00:00 I search in here
 """
 LOG = """2026-01-01 10:00:00 I search in here
 2026-01-01 10:00:01 I begins stage 1, first sets: 34 sets x 128 questions; 0 of about 40,000 done, at most 50,000
-2026-01-01 10:01:00 I stage 1, generation 1: 18 sets x 128 questions in 2.0 s; best 2+9 0.8100 +- 0.0200 \
+2026-01-01 10:01:00 I stage 1, generation 1: 18 sets x 128 questions in 2.0 s; best: layers 2+9, 0.8100 +- 0.0200 \
 (128 questions); 2,304 of about 1,014 done, at most 50,000; about 1 min left, at most 3 min 10 s
 2026-01-01 10:02:00 I stage 1, generation 2: 5 of 18 sets
 """
@@ -282,7 +282,9 @@ def test_a_finished_search_counts_as_its_result_does(folder: Path) -> None:
 
 def test_a_search_that_was_stopped_when_all_was_answered(folder: Path) -> None:
     with (folder / f"search_log_{STAMP}.txt").open("a") as file:
-        file.write("2026-01-01 10:03:00 I hold-out, finalists: 2 sets x 9 questions in 2.0 s; best 3 0.9000 +- 0.0100 ")
+        file.write(
+            "2026-01-01 10:03:00 I hold-out, finalists: 2 sets x 9 questions in 2.0 s; best: layer 3, 0.9000 +- 0.0100 "
+        )
         file.write("(128 questions, of those asked most); 14 of 14 done\n")
     rows = rows_of(look(folder))
     assert rows["best of those asked most"] == "3 0.9000 +- 0.0100 (128 questions)"

@@ -152,7 +152,8 @@ def test_an_index_of_torch_that_does_not_answer_is_named(clone: Path, run: Run, 
     done = run(*install, PIP_FAILS="1", TORCH_INDEX_URL="http://127.0.0.1:9/nowhere")
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert "torch could not be had from TORCH_INDEX_URL=http://127.0.0.1:9/nowhere; check it or unset it" in last
+    assert "torch could not be had from TORCH_INDEX_URL=http://127.0.0.1:9/nowhere, which could not be " in last
+    assert "reached or lacks it; check it or unset it (SETUP.md, Mirrors)" in last
 
 
 def test_two_set_ups_take_turns(clone: Path, run: Run) -> None:
