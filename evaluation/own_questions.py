@@ -19,7 +19,8 @@ def listed(*, questions: list[dict[str, Any]], **_metadata: object) -> datasets.
     """The questions that the task's `dataset_kwargs` list, as the split `test`.
 
     Raises:
-        EvaluationError: There are none, or one is no mapping or lacks a key that others have.
+        EvaluationError: There are none, or one is no mapping, lacks a key that others have, or has a choice that is no
+            text, as YAML reads `2` and `yes`.
     """
     if not isinstance(questions, list) or not all(isinstance(question, dict) for question in questions):
         raise EvaluationError("`questions` is no list of mappings; write one line like {question: ..., answer: 0} each")
@@ -62,4 +63,7 @@ def _split(questions: dict[str, dict[str, Any]]) -> datasets.DatasetDict:
                 raise EvaluationError(
                     f"{place} has no `{key}`, which others have; give it one, or null where it has none"
                 )
+        for choice in question.get("choices") or ():
+            if not isinstance(choice, str):
+                raise EvaluationError(f'{place}: the choice {choice} is no text; put it in quotes, as "2" or "yes"')
     return datasets.DatasetDict(test=datasets.Dataset.from_list(list(questions.values())))

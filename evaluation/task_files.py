@@ -44,7 +44,10 @@ def names_in(folder: Path) -> set[str]:
         try:
             config = yaml.load(file.read_bytes(), Loader=yaml.BaseLoader)  # all texts: nothing else is looked at
         except (yaml.YAMLError, RecursionError) as error:
-            raise EvaluationError(f"task file {file} is not YAML: {str(error).splitlines()[0]}; mend it") from error
+            mark = getattr(error, "problem_mark", None)
+            where = f", line {mark.line + 1}," if mark else ""
+            problem = getattr(error, "problem", None) or type(error).__name__
+            raise EvaluationError(f"task file {file}{where} is not YAML ({problem}); mend it") from error
         if isinstance(config, dict):
             found = (config.get(kind) for kind in ("group", "task"))
             names |= {name for name in found if isinstance(name, str) and name}

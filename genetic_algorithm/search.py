@@ -212,6 +212,12 @@ class Search:
             return "no layer set could be evaluated on all the questions; see the warnings above and start again"
         if self.outcome.is_cut_short:
             return "the time allowed was over before a layer set had its score; raise --max-hours and start again"
+        asked = [layers for layers in self.ledger.known if len(layers)]
+        if asked and not any(map(self.space.contains, asked)):
+            return (
+                f"strategy {self.config.strategy} ended with no set of the space asked, of {self.space.min_layers} to "
+                f"{self.space.max_layers} layers; smaller ones serve to measure from, and no ranking takes them"
+            )
         return (
             f"strategy {self.config.strategy} ended without a set in its ranking, though none failed; end `run` with "
             "`yield from verify(self.setting)`, which asks the sets that it has looked at the full questions"

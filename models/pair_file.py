@@ -46,8 +46,12 @@ def _read(path: Path) -> Any:
     except FileNotFoundError:
         raise ModelError(f"there is no pair file {path}; check the path") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}," if mark else ""
         reason = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise ModelError(f"{path} is not YAML ({reason}); write a pair as `base: MODEL`, `donor: MODEL`") from error
+        raise ModelError(
+            f"{path}{where} is not YAML ({reason}); write a pair as `base: MODEL`, `donor: MODEL`"
+        ) from error
 
 
 def _checked(path: Path, found: Any) -> dict[str, Any]:

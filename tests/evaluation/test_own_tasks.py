@@ -176,7 +176,11 @@ def test_a_search_on_it_resumes_wherever_it_lies_unless_its_questions_changed(
         (without("test_split"), "", "own.yaml) has no test_split; add `test_split: test`"),
         (without("output_type"), "", "own.yaml) has no output_type; add `output_type: multiple_choice`"),
         (without("!function "), "", "own_questions.listed`, a text; write `custom_dataset: !function evaluation.own_"),
-        ("task: own\nx: [", "", "own.yaml is not YAML: while parsing a flow node; mend it"),
+        (
+            "task: own\nx: [",
+            "",
+            "own.yaml, line 2, is not YAML (expected the node content, but found '<stream end>'); mend it",
+        ),
         (None, "[1]\n", "own.jsonl, line 1 is no JSON object; write one question a line"),
         (None, '{"question": "x"}\n{', "own.jsonl, line 2 is no JSON object"),
         (
@@ -200,6 +204,11 @@ def test_a_search_on_it_resumes_wherever_it_lies_unless_its_questions_changed(
             listed([QUESTIONS[0] | {"choices": ["a", ""]}]),
             "",
             "a choice of question 0 (counted from 0) is empty; check the",
+        ),
+        (
+            listed([QUESTIONS[0] | {"choices": ["a", 2]}]),
+            "",
+            "question 0 (counted from 0): the choice 2 is no text; put it in quotes",
         ),
         (None, None, "own.jsonl: No such file or directory; `file` counts from where the task's file lies"),
     ],

@@ -136,7 +136,7 @@ def test_a_folder_that_reads_data_elsewhere_has_no_fingerprint_of_its_own(task_d
 
 def test_a_broken_task_file_is_named(task_dir: Path) -> None:
     (task_dir / "toy_short.yaml").write_text("task: [")
-    with pytest.raises(EvaluationError, match=r"toy_short.yaml is not YAML: .*; mend it"):
+    with pytest.raises(EvaluationError, match=r"toy_short.yaml, line \d+, is not YAML \(.*\); mend it"):
         TaskSource(("toy",), task_dir).fingerprint()
 
 

@@ -91,7 +91,10 @@ def test_a_colon_and_yaml_at_the_end_are_still_two_models(folder: Path, monkeypa
     ("text", "told"),
     [
         (None, "there is no pair file {path}; check the path"),
-        ("base: [", "{path} is not YAML (expected the node content, but found '<stream end>'); write a pair as `base:"),
+        (
+            "base: [",
+            "{path}, line 1, is not YAML (expected the node content, but found '<stream end>'); write a pair as `base:",
+        ),
         ("\udcff", "{path} is not YAML ("),
         ("", "{path} is no pair; it must say `base: MODEL` and `donor: MODEL`"),
         ("base: base\n", "{path} is no pair; it must also say `donor: MODEL`"),

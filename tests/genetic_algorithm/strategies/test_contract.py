@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,14 @@ def test_what_breaks_it_is_told(searched, before: str, after: str, told: str) ->
         searched((before, after))
     assert "\n" not in str(caught.value)
     assert "mine_" in str(caught.value)
+
+
+def test_smaller_sets_alone_leave_nothing_to_rank(searched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "SPACE", SearchSpace(SPACE.num_layers, 2, 4))
+    with pytest.raises(
+        SearchError, match=r"ended with no set of the space asked, of 2 to 4 layers; smaller ones serve"
+    ):
+        searched((SOME, "[LayerSet((4,))]"))
 
 
 def test_a_run_that_is_no_generator_is_told(searched) -> None:
