@@ -64,7 +64,12 @@ def look(root: Path) -> list[Finding]:
 
 def interpreter() -> str:
     """The word of a command that starts this very Python, whether or not its environment is activated."""
-    here, path = Path.cwd(), Path(sys.executable)
+    return from_here(Path(sys.executable))
+
+
+def from_here(path: Path) -> str:
+    """A path as a word of a command that is given in the working folder: relative where it lies below."""
+    here = Path.cwd()
     return shlex.quote(str(path.relative_to(here) if here in path.parents else path))
 
 

@@ -40,7 +40,7 @@ def tell(evaluator: Evaluator, search: Search) -> int:
         print(f"{stage.stage:<{width}}{stage.sets:>14,}{stage.questions:>21,}", end="")
         print(f"{stage.typical:>12,}{passes:>9}{time:>14}")
     if most < unheld:
-        print(f"The budget holds all stages together to {most:,} evaluations; their own limits add up to {unheld:,}.")
+        print(f"The budget holds all stages together to {most:,} evaluations, less than their rows add up to.")
     for stage in stages:
         if stage.shared_passes is not None:
             told = f"{stage.shared_passes:,.0f} passes of one model where sets share their lower layers"

@@ -35,6 +35,6 @@ set_up run
 export PAIR BASE DONOR
 status=0
 tool model_preparation.create_best_checkpoints "$@" || status=$?
-((status)) || last_line "test one with: python model_preparation/test_checkpoint.py --checkpoint DIR" \
-  "测试其中一个 checkpoint：python model_preparation/test_checkpoint.py --checkpoint DIR"
+test="${PY#"$PWD/"} model_preparation/test_checkpoint.py --checkpoint DIR"
+((status)) || last_line "test one with: $test" "测试其中一个 checkpoint：$test"
 exit "$status"

@@ -22,6 +22,7 @@ if not __package__:  # run as a file: the project is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation.entry import Parser, last_line
+from evaluation.surroundings import from_here, interpreter
 from model_preparation.options import layer
 from model_preparation.search_results import search_result
 from model_preparation.sources import add_pair_options, chosen_pair, default_layers_dir, locate, read_metadata
@@ -35,7 +36,8 @@ _HOLDOUT = ("holdout_accuracy", "holdout_standard_error", "holdout_questions")
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; see the top of this file. The last line on stdout is JSON."""
     code = create_one(argv)
-    test = f"python model_preparation/test_checkpoint.py --checkpoint {shlex.quote(str(_parse(argv).output_dir))}"
+    tool = from_here(Path(__file__).resolve().with_name("test_checkpoint.py"))
+    test = f"{interpreter()} {tool} --checkpoint {shlex.quote(str(_parse(argv).output_dir))}"
     last_line(f"test it with: {test}", f"测试这个 checkpoint：{test}")
     return code
 

@@ -178,8 +178,7 @@ def checkpoint(run: RunDocuments, measure: Measure) -> str:
         return (
             "<p>The search asked an evaluator of your own, so there is no pair of models to make a checkpoint of.</p>\n"
         )
-    size = len(run.result["final_results"][0]["layers"])
-    made = f"../model_checkpoints/best_{size}layer"
+    made = f"../model_checkpoints/best_of_{run.paths.result.parent.name}"
     create = ["create_replaced_model_checkpoint.py", "--from_result", str(run.paths.result), "--output_dir", made]
     test = ["test_checkpoint.py", "--checkpoint", made, "--full_eval", "--limit", "100"]
     text = "\n".join(["cd model_preparation/", *(_command(["python", *words]) for words in (create, test))])

@@ -61,11 +61,11 @@ def layer_counts(run: RunDocuments, measure: Measure) -> str:
     if result is None or not best:
         return ""
     caption = (
-        f"The best set of each layer count, with 95 % intervals: on the {CHOSE} (circles, which flatter a little) and, "
-        "where it was asked, on the hold-out (diamonds). The line joins counts whose best set is better than that of "
-        "every smaller count. Bars: all sets of that count on the fast look, range, middle half and median; a dash "
-        "alone is of one set. A bar may reach beyond its circle: the best set is the first in the ranking, which need "
-        "not be the one with the best score on the few questions of the fast look."
+        f"The best set that the search found of each layer count, with 95 % intervals: on the {CHOSE} (circles, which "
+        "flatter a little) and, where it was asked, on the hold-out (diamonds). The line joins counts whose best set "
+        "is better than that of every smaller count. Bars: all sets of that count on the fast look, range, middle "
+        "half and median; a dash alone is of one set. A bar may reach beyond its circle: the best set is the first in"
+        " the ranking, which need not be the one with the best score on the few questions of the fast look."
     )
     rows = []
     for size, entry in sorted(best.items()):

@@ -161,8 +161,8 @@ def test_a_dry_run_tells_strategy_questions_hold_out_and_budget(capsys: pytest.C
     assert "budget: 2,800 question-evaluations (10.0 passes); without it " in out
     assert "time: at most 3 h 00 min of evaluation" in out
     told = json.loads(out.splitlines()[-1])
-    unheld = sum(stage["questions"] for stage in told["stages"])
-    assert f"all stages together to 2,800 evaluations; their own limits add up to {unheld:,}." in out
+    assert sum(stage["questions"] for stage in told["stages"]) > 2800
+    assert "all stages together to 2,800 evaluations, less than their rows add up to." in out
     assert told["budget"] == 2800
     assert told["questions"]["holdout"] == 72
     assert told["question_evaluations"] <= told["question_evaluations_at_most"] <= 2800

@@ -79,7 +79,7 @@ def test_a_checkpoint_and_the_checks(run: Run, clone: Path, tmp_path: Path) -> N
         made = run(ROOT / "scripts" / "create_checkpoint.sh", *options, PYTHON=sys.executable, **locale)
         assert made.returncode == 0, made.stderr
         last = made.stderr.splitlines()[-1]
-        assert last == f"{test}python model_preparation/test_checkpoint.py --checkpoint 'a b'"
+        assert last == f"{test}{sys.executable} {ROOT}/model_preparation/test_checkpoint.py --checkpoint 'a b'"
         assert json.loads(made.stdout)["checkpoint"] == "a b"
         for code, told in ((0, passed), (3, failed)):
             done = run(clone / "scripts" / "run_tests.sh", PYTHON=sys.executable, CODE=str(code), **locale)
