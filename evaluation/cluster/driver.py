@@ -264,8 +264,7 @@ class ClusterEvaluator:
             elif isinstance(event, Lost):
                 self._lose(event)
             elif self._busy.get(event.worker) == event.ticket:
-                is_wanted = self._round is not None and event.ticket >= self._first_ticket
-                if is_wanted and not event.given.is_last:
+                if self._round_of(event.ticket) is not None and not event.given.is_last:
                     self._pool.more(event.worker, event.ticket)
                 else:
                     del self._busy[event.worker]
@@ -312,18 +311,22 @@ class ClusterEvaluator:
                 raise EvaluationError(
                     f"{self._lost_in_a_row} workers in a row died over what they were asked; the last: {event.reason}"
                 )
-            if self._round is not None and ticket >= self._first_ticket:
-                self._round.lost(event.worker, event.reason)
+            if (going := self._round_of(ticket)) is not None:
+                going.lost(event.worker, event.reason)
 
     def _reply(self, event: Replied) -> Iterator[Piece]:
         self._lost_in_a_row = 0
         for line in event.given.warnings:
             _log.warning("worker %d: %s", event.worker, line)
-        if self._round is None or event.ticket < self._first_ticket:
+        if (going := self._round_of(event.ticket)) is None:
             return
-        for piece in self._round.replied(event.worker, event.given, len(self._ready)):
+        for piece in going.replied(event.worker, event.given, len(self._ready)):
             self._answered[event.worker] += len(piece[1])
             yield piece
+
+    def _round_of(self, ticket: int) -> Round | None:
+        """The request that goes on, where the ticket is one of its own; else nobody wants the answers any more."""
+        return self._round if ticket >= self._first_ticket else None
 
     def _write_status(self) -> None:
         self._wrote_status = self._clock()
